@@ -1,0 +1,2 @@
+//! The program ds: the hub, store and runner roles, and the user's verbs.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The hub's metadata in SQLite or PostgreSQL, behind the same queries.

@@ -1,0 +1,1 @@
+//! The control plane: services, HTTP API, and gRPC for runners.

@@ -1,0 +1,1 @@
+//! Pipes into owned buffers and back: io_uring, or threads where that is refused.

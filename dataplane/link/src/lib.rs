@@ -1,0 +1,1 @@
+//! One authenticated QUIC connection between two nodes: stream kinds, framing, identity.

@@ -1,0 +1,1 @@
+//! The transfer protocol as pure state machines: chunks, order, windows, resume, verification.

@@ -1,0 +1,1 @@
+//! Snapshots, clones, send and receive on OpenZFS or zfs-fuse.

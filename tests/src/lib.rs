@@ -1,0 +1,1 @@
+//! Whole-system walkthroughs over real processes.
