@@ -1,1 +1,15 @@
-//! Whole-system walkthroughs over real processes.
+//! A whole Dotstream for tests: real `ds` processes, a real ZFS pool in a file, real Docker.
+//!
+//! Nothing is mocked. [`System`] starts a hub with its store; [`System::runner`] adds runners, each with a dataset of its own;
+//! [`System::ds`] is the user at the command line. All of it is gone when the values are dropped, also after a panic: processes
+//! are ended by the id they were started with, containers by their runner's label, pools by name.
+//!
+//! It does not know the HTTP API: what a person cannot see through `ds` is not asserted here.
+
+pub mod pool;
+pub mod process;
+pub mod system;
+
+pub use pool::{FilePool, run};
+pub use process::{Daemon, eventually};
+pub use system::{Answer, System, TestRunner, image, task_image};
