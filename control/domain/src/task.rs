@@ -28,6 +28,7 @@ pub enum State {
 
 impl State {
     /// Whether a task may go from this state to `next`.
+    #[expect(clippy::match_same_arms, reason = "the second arm has a reason of its own")]
     pub fn allows(self, next: Self) -> bool {
         use State::{Ended, Queued, Running, Scheduled};
         match (self, next) {
@@ -81,7 +82,9 @@ impl Phase {
 
     /// Reads [`Phase::as_str`].
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Syncing, Self::Pulling, Self::Running, Self::Committing].into_iter().find(|p| p.as_str() == text)
+        [Self::Syncing, Self::Pulling, Self::Running, Self::Committing]
+            .into_iter()
+            .find(|p| p.as_str() == text)
     }
 }
 
