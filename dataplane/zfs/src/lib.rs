@@ -1,1 +1,41 @@
 //! Snapshots, clones, send and receive on OpenZFS or zfs-fuse.
+//!
+//! One dataset, the *root*, belongs to a node; [`Volumes`] is everything that may happen below it, and all names there are made
+//! from typed ids ("What lies on a pool" in ARCHITECTURE.md). ZFS is driven through its own programs, with arguments that never
+//! pass a shell; what this machine's ZFS can do is probed once ([`Features`]).
+//!
+//! It deliberately does not know of networks, tickets or commits: which snapshot goes where is decided by its callers. It never
+//! rolls a snapshot back and never passes `-F` to a receive.
+//!
+//! Start reading at `volumes.rs`; the two decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent)
+//! and `topology.rs` (what the next step of an advance is).
+
+mod command;
+mod error;
+mod features;
+mod manifest;
+mod names;
+mod plan;
+mod pool;
+mod stream;
+mod topology;
+mod volumes;
+
+pub use error::{Error, Failure, Result};
+pub use features::{Features, Implementation};
+pub use manifest::{Change, ChangeKind, EntryKind, Manifest, diff};
+pub use plan::{Base, Have, SendPlan, StreamKind, plan_send};
+pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
+pub use stream::{ReceiveProcess, Receiving, SendProcess, Sending};
+pub use topology::{Origin, Snapshot};
+pub use volumes::Volumes;
+
+/// The GUID that ZFS gives a snapshot when it is taken, and that a received copy shares: equal GUIDs mean equal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotGuid(pub u64);
+
+impl std::fmt::Display for SnapshotGuid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

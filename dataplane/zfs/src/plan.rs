@@ -1,0 +1,187 @@
+//! From which base a snapshot is sent. Pure.
+
+use ds_domain::ids::{SnapshotId, VolumeId};
+
+use crate::{Snapshot, SnapshotGuid};
+
+/// A snapshot of the volume that the receiver has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Have {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its GUID there.
+    pub guid: SnapshotGuid,
+    /// Newest of its filesystem there.
+    pub tip: bool,
+}
+
+impl From<&Snapshot> for Have {
+    fn from(ours: &Snapshot) -> Self {
+        Self { snapshot: ours.id, guid: ours.guid, tip: ours.tip }
+    }
+}
+
+/// What a stream starts from; sender and receiver must both have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// Its GUID.
+    pub guid: SnapshotGuid,
+}
+
+/// What a stream is made of, and by that what it can be received on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    /// Everything. Makes a new filesystem.
+    Full,
+    /// The difference between two snapshots of one filesystem. Lands on the filesystem whose newest snapshot is the base.
+    Incremental(Base),
+    /// The difference between a clone and its origin, the base. Makes a new filesystem, itself a clone of the base.
+    Clone(Base),
+}
+
+impl StreamKind {
+    /// What it starts from.
+    pub fn base(self) -> Option<Base> {
+        match self {
+            Self::Full => None,
+            Self::Incremental(base) | Self::Clone(base) => Some(base),
+        }
+    }
+}
+
+/// One stream: what it brings and what it starts from. Both ends work from an equal one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendPlan {
+    /// Whose.
+    pub volume: VolumeId,
+    /// What it brings.
+    pub snapshot: SnapshotId,
+    /// The GUID that it must have when it has arrived.
+    pub guid: SnapshotGuid,
+    /// What it starts from.
+    pub kind: StreamKind,
+}
+
+/// Picks the stream that brings `target`, one of `ours`, to somebody who has `theirs`: from the newest snapshot of the same
+/// filesystem that they can receive onto, else from the origin of its clone, else a full one. A base counts only if its GUID is
+/// equal on both sides.
+pub fn plan_send(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> SendPlan {
+    let kind =
+        incremental(target, ours, theirs).or_else(|| clone(target, ours, theirs)).unwrap_or(StreamKind::Full);
+    SendPlan { volume: target.volume, snapshot: target.id, guid: target.guid, kind }
+}
+
+fn incremental(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> Option<StreamKind> {
+    let older =
+        |ours: &&Snapshot| ours.filesystem == target.filesystem && ours.created_txg < target.created_txg;
+    let can_land = |ours: &&Snapshot| theirs.iter().any(|have| have.tip && same(have, ours));
+    let newest = ours.iter().filter(older).filter(can_land).max_by_key(|ours| ours.created_txg)?;
+    Some(StreamKind::Incremental(Base { snapshot: newest.id, guid: newest.guid }))
+}
+
+fn clone(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> Option<StreamKind> {
+    let origin = target.origin.as_ref()?;
+    let base = ours.iter().find(|ours| ours.filesystem == origin.filesystem && ours.id == origin.snapshot)?;
+    let common = theirs.iter().any(|have| same(have, base));
+    common.then_some(StreamKind::Clone(Base { snapshot: base.id, guid: base.guid }))
+}
+
+fn same(have: &Have, ours: &Snapshot) -> bool {
+    (have.snapshot, have.guid) == (ours.id, ours.guid)
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::Origin;
+
+    fn id(n: u64) -> SnapshotId {
+        SnapshotId(Uuid::from_u128(n.into()))
+    }
+
+    fn ours(filesystem: &str, n: u64, tip: bool) -> Snapshot {
+        Snapshot {
+            volume: VolumeId(Uuid::from_u128(0xf)),
+            id: id(n),
+            guid: SnapshotGuid(n),
+            filesystem: filesystem.to_owned(),
+            main: filesystem == "main",
+            tip,
+            used_bytes: 0,
+            created_txg: n,
+            origin: None,
+        }
+    }
+
+    fn cloned_from(mut snapshot: Snapshot, filesystem: &str, n: u64) -> Snapshot {
+        snapshot.origin = Some(Origin { filesystem: filesystem.to_owned(), snapshot: id(n) });
+        snapshot
+    }
+
+    fn main_line() -> Vec<Snapshot> {
+        vec![ours("main", 1, false), ours("main", 2, false), ours("main", 3, true)]
+    }
+
+    fn have(n: u64, tip: bool) -> Have {
+        Have { snapshot: id(n), guid: SnapshotGuid(n), tip }
+    }
+
+    fn base(n: u64) -> Base {
+        Base { snapshot: id(n), guid: SnapshotGuid(n) }
+    }
+
+    fn kind(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> StreamKind {
+        plan_send(target, ours, theirs).kind
+    }
+
+    #[test]
+    fn nothing_in_common_is_a_full_stream() {
+        let line = main_line();
+        assert_eq!(kind(&line[2], &line, &[]), StreamKind::Full);
+        assert_eq!(kind(&line[2], &line, &[have(9, true)]), StreamKind::Full);
+    }
+
+    #[test]
+    fn the_receivers_tip_is_the_base() {
+        let line = main_line();
+        assert_eq!(kind(&line[2], &line, &[have(1, true)]), StreamKind::Incremental(base(1)));
+        assert_eq!(kind(&line[2], &line, &[have(1, false), have(2, true)]), StreamKind::Incremental(base(2)));
+        assert_eq!(
+            kind(&line[1], &line, &[have(3, true), have(1, false)]),
+            StreamKind::Full,
+            "their tip is newer than the target"
+        );
+        assert_eq!(
+            kind(&line[2], &line, &[have(1, false), have(9, true)]),
+            StreamKind::Full,
+            "their line went another way"
+        );
+    }
+
+    #[test]
+    fn an_equal_id_with_another_guid_is_no_base() {
+        let line = main_line();
+        let theirs = [Have { guid: SnapshotGuid(77), ..have(2, true) }];
+        assert_eq!(kind(&line[2], &line, &theirs), StreamKind::Full);
+    }
+
+    #[test]
+    fn a_clone_comes_from_its_origin_whether_tip_or_not() {
+        let mut all = main_line();
+        all.push(cloned_from(ours("branch", 4, true), "main", 2));
+        assert_eq!(kind(&all[3], &all, &[have(2, false), have(3, true)]), StreamKind::Clone(base(2)));
+        assert_eq!(kind(&all[3], &all, &[have(1, true)]), StreamKind::Full, "only the origin itself will do");
+    }
+
+    #[test]
+    fn an_older_snapshot_of_the_same_branch_comes_before_the_origin() {
+        let mut all = main_line();
+        all.push(cloned_from(ours("branch", 4, false), "main", 2));
+        all.push(cloned_from(ours("branch", 5, true), "main", 2));
+        assert_eq!(kind(&all[4], &all, &[have(2, false), have(4, true)]), StreamKind::Incremental(base(4)));
+    }
+}

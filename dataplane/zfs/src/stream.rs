@@ -1,0 +1,151 @@
+//! Running sends and receives: a process each, with one end of a pipe in the caller's hand.
+
+use std::{os::fd::OwnedFd, process::Stdio};
+
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use tokio::process::{Child, ChildStderr};
+
+use crate::{Error, Failure, Result, SendPlan, SnapshotGuid, command, volumes::Volumes};
+
+/// What a pipe is made to hold, so that ZFS and its peer need not take turns. The kernel's limit for those without privileges.
+const PIPE_BYTES: usize = 1024 * 1024;
+/// The kernel's default; less is never asked for.
+const SMALLEST_PIPE_BYTES: usize = 64 * 1024;
+
+/// A send that has started.
+#[derive(Debug)]
+pub struct Sending {
+    /// The stream: a pipe of 1 MiB, read to its end. zfs-fuse goes on writing until this is closed, whatever became of the process.
+    pub stdout: OwnedFd,
+    /// Says whether the stream was whole.
+    pub process: SendProcess,
+}
+
+/// The process behind a [`Sending`]; killed and reaped when dropped.
+#[derive(Debug)]
+pub struct SendProcess(Process);
+
+impl SendProcess {
+    /// Waits for the end, after the stream was read to its end: checks the exit code and what was said.
+    pub async fn finish(self) -> Result<()> {
+        let (failure, succeeded) = self.0.wait().await?;
+        // libzfs skips what it cannot send with a warning and may still exit with 0.
+        let skipped = ["could not send", "cannot send"].iter().any(|words| failure.said.contains(words));
+        if succeeded && !skipped { Ok(()) } else { Err(Error::from_failure(failure)) }
+    }
+
+    /// Ends it at once and waits until it is gone.
+    pub async fn kill(self) -> Result<()> {
+        self.0.kill().await
+    }
+}
+
+/// A receive that has started.
+#[derive(Debug)]
+pub struct Receiving {
+    /// Where the stream is written; closing it ends the stream.
+    pub stdin: OwnedFd,
+    /// Says what arrived.
+    pub process: ReceiveProcess,
+}
+
+/// The process behind a [`Receiving`]; killed and reaped when dropped, and then ZFS itself destroys what was half received once
+/// the pipe is closed as well.
+#[derive(Debug)]
+pub struct ReceiveProcess {
+    process: Process,
+    volumes: Volumes,
+    plan: SendPlan,
+    filesystem: String,
+}
+
+impl ReceiveProcess {
+    pub(crate) fn new(process: Process, volumes: Volumes, plan: SendPlan, filesystem: String) -> Self {
+        Self { process, volumes, plan, filesystem }
+    }
+
+    /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was said, and
+    /// reads the GUID back from the snapshot under its planned name. If anything is wrong, nothing of it stays.
+    pub async fn finish(self) -> Result<SnapshotGuid> {
+        let Self { process, volumes, plan, filesystem } = self;
+        let (failure, succeeded) = process.wait().await?;
+        if !succeeded {
+            let error = Error::from_failure(failure);
+            volumes.undo_receive(&plan, &filesystem).await?;
+            return Err(error);
+        }
+        let found = volumes.guid(&filesystem, plan.snapshot).await?;
+        if found == plan.guid {
+            return Ok(found);
+        }
+        volumes.undo_receive(&plan, &filesystem).await?;
+        Err(Error::WrongGuid { snapshot: plan.snapshot, expected: plan.guid, found })
+    }
+
+    /// Ends it and destroys what was received of it, waiting for ZFS to let go. `stdin` must be closed before.
+    pub async fn abort(self) -> Result<()> {
+        self.process.kill().await?;
+        self.volumes.undo_receive(&self.plan, &self.filesystem).await
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    stderr: ChildStderr,
+    shown: String,
+}
+
+/// Starts `zfs send` with these arguments.
+pub(crate) fn send(arguments: &[&str]) -> Result<Sending> {
+    let (read, write) = pipe()?;
+    let process = spawn(arguments, |command| command.stdout(write))?;
+    Ok(Sending { stdout: read, process: SendProcess(process) })
+}
+
+/// Starts `zfs receive` with these arguments.
+pub(crate) fn receive(arguments: &[&str]) -> Result<(OwnedFd, Process)> {
+    let (read, write) = pipe()?;
+    let process = spawn(arguments, |command| command.stdin(read).stdout(Stdio::null()))?;
+    Ok((write, process))
+}
+
+fn spawn(
+    arguments: &[&str],
+    connect: impl FnOnce(&mut tokio::process::Command) -> &mut tokio::process::Command,
+) -> Result<Process> {
+    let mut command = command::command("zfs", arguments);
+    let mut child = connect(&mut command)
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|source| command::spawn_error("zfs", source))?;
+    let stderr = child.stderr.take().expect("stderr is piped above");
+    Ok(Process { child, stderr, shown: command::shown("zfs", arguments) })
+}
+
+impl Process {
+    /// What it said and whether it exited with 0. Until now stderr waited in its pipe: ZFS says a line or two.
+    async fn wait(mut self) -> Result<(Failure, bool)> {
+        let (status, mut said) = tokio::try_join!(self.child.wait(), command::bounded_text(&mut self.stderr))
+            .map_err(Error::io(format!("wait for `{}`", self.shown)))?;
+        if said.is_empty() {
+            said = format!("nothing, and ended with {status}");
+        }
+        Ok((Failure { command: self.shown, said }, status.success()))
+    }
+
+    async fn kill(mut self) -> Result<()> {
+        self.child.kill().await.map_err(Error::io(format!("end `{}`", self.shown)))
+    }
+}
+
+/// A pipe as large as the kernel allows. Its size is set while it is empty: resizing later can deadlock with ZFS.
+fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+    let (read, write) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| Error::io("make a pipe")(errno.into()))?;
+    let mut bytes = PIPE_BYTES;
+    while fcntl_setpipe_size(&write, bytes).is_err() && bytes > SMALLEST_PIPE_BYTES {
+        bytes /= 2;
+    }
+    Ok((read, write))
+}

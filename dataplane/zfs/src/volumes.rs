@@ -1,0 +1,195 @@
+//! Everything that may happen below a node's root dataset.
+//!
+//! Nothing is remembered between calls but locks: each looks at the pool, so that each can be repeated after a crash.
+
+mod advance;
+mod clones;
+mod streams;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, Weak},
+};
+
+use ds_domain::ids::{SnapshotId, VolumeId};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::{
+    Error, Failure, Features, Result, Snapshot, SnapshotGuid, command,
+    command::zfs,
+    names::{Layout, Place, snapshot_name},
+    pool,
+    topology::{Filesystem, Listing, PROPERTIES, Topology},
+};
+
+/// A node's volumes. Cheap to clone.
+///
+/// Calls for one volume that change which filesystem is where wait for each other; all others run side by side.
+#[derive(Debug, Clone)]
+pub struct Volumes {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    features: Features,
+    locks: Mutex<HashMap<VolumeId, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+impl Volumes {
+    /// Opens the root dataset, such as `tank/dotstream`, and makes it and its folders where they are missing; clones are
+    /// mounted below `mount_dir`. Fails with what to do where ZFS or the pool is missing.
+    pub async fn open(root: &str, mount_dir: &Path) -> Result<Self> {
+        let layout = Layout::new(root, mount_dir)?;
+        let features = Features::probe().await?;
+        if !pool::pool_exists(layout.pool()).await? {
+            return Err(Error::PoolMissing { pool: layout.pool().to_owned() });
+        }
+        // A root that was made by hand keeps its properties: those that matter are set on our own folders.
+        if layout.root() != layout.pool() {
+            create_filesystem(layout.root(), &["-p", "-o", "mountpoint=none"]).await?;
+        }
+        for folder in layout.folders() {
+            // Reading must not change a filesystem: what changed since its tip cannot be received onto.
+            create_filesystem(&folder, &["-o", "mountpoint=none", "-o", "atime=off"]).await?;
+        }
+        tracing::info!(zfs.root = root, zfs.version = features.version, "opened volumes");
+        Ok(Self { inner: Arc::new(Inner { layout, features, locks: Mutex::default() }) })
+    }
+
+    /// What this machine's ZFS can do.
+    pub fn features(&self) -> &Features {
+        &self.inner.features
+    }
+
+    /// Makes a volume with a first, empty snapshot, unless it is there; gives that snapshot's GUID.
+    pub async fn create(&self, volume: VolumeId, first: SnapshotId) -> Result<SnapshotGuid> {
+        let _lock = self.lock(volume).await;
+        let main = self.name(Place::Main(volume));
+        let topology = self.topology_of(volume).await?;
+        if let Some(here) = topology.holding(volume, first) {
+            return self.guid(&here.name, first).await;
+        }
+        match topology.filesystem(Place::Main(volume)) {
+            Some(existing) if existing.tip().is_some() => {
+                let command = format!("create volume {volume}");
+                return Err(Error::Exists(Failure {
+                    command,
+                    said: "it begins with another snapshot".to_owned(),
+                }));
+            }
+            Some(_) => {}
+            None => create_filesystem(&main, &[]).await?,
+        }
+        zfs(&["snapshot", &snapshot_name(&main, first)]).await?;
+        self.guid(&main, first).await
+    }
+
+    /// The volume's snapshots, the main line's first, oldest first in each filesystem. None for a volume that is not here.
+    pub async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>> {
+        let topology = self.topology_of(volume).await?;
+        Ok(topology.of(volume).flat_map(Filesystem::published).collect())
+    }
+
+    /// All volumes' snapshots, from one listing.
+    pub async fn all_snapshots(&self) -> Result<Vec<(VolumeId, Snapshot)>> {
+        let topology = self.topology(&[self.inner.layout.root()]).await?;
+        let all = topology.filesystems.iter().flat_map(Filesystem::published);
+        Ok(all.map(|snapshot| (snapshot.volume, snapshot)).collect())
+    }
+
+    /// One snapshot, on the main line, a branch or a task's clone.
+    pub async fn find(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<Option<Snapshot>> {
+        Ok(self.snapshots(volume).await?.into_iter().find(|found| found.id == snapshot))
+    }
+
+    /// Waits until nobody else moves the volume's filesystems.
+    async fn lock(&self, volume: VolumeId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks =
+                self.inner.locks.lock().expect("nothing panics while it holds the table of locks");
+            match locks.get(&volume).and_then(Weak::upgrade) {
+                Some(lock) => lock,
+                None => {
+                    locks.retain(|_, lock| lock.strong_count() > 0);
+                    let lock = Arc::new(tokio::sync::Mutex::new(()));
+                    locks.insert(volume, Arc::downgrade(&lock));
+                    lock
+                }
+            }
+        };
+        lock.lock_owned().await
+    }
+
+    fn name(&self, place: Place) -> String {
+        self.inner.layout.filesystem(place)
+    }
+
+    /// The volume's filesystems, those in tasks included.
+    async fn topology_of(&self, volume: VolumeId) -> Result<Topology> {
+        let layout = &self.inner.layout;
+        self.topology(&[&self.name(Place::Main(volume)), &layout.branches(volume), &layout.tasks()]).await
+    }
+
+    /// What lies at and below these datasets, of which some may not exist.
+    async fn topology(&self, datasets: &[&str]) -> Result<Topology> {
+        let mut arguments = vec!["get", "-Hp", "-r", "-o", "name,property,value", PROPERTIES];
+        arguments.extend(datasets);
+        let mut listing = Listing::new(&self.inner.layout);
+        match command::zfs_lines(&arguments, &mut |line| listing.push(line)).await {
+            // It lists the others all the same. A dataset that goes away under the listing is not there either.
+            Ok(()) | Err(Error::NotFound(_)) => Ok(listing.finish()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) async fn guid(&self, filesystem: &str, snapshot: SnapshotId) -> Result<SnapshotGuid> {
+        let name = snapshot_name(filesystem, snapshot);
+        let said = self.property(&name, "guid").await?;
+        said.parse()
+            .map(SnapshotGuid)
+            .map_err(|_| Error::Unexpected(Failure { command: format!("zfs get guid {name}"), said }))
+    }
+
+    async fn property(&self, dataset: &str, property: &str) -> Result<String> {
+        Ok(zfs(&["get", "-Hp", "-o", "value", property, dataset]).await?.trim_end().to_owned())
+    }
+
+    async fn exists(&self, dataset: &str) -> Result<bool> {
+        match self.property(dataset, "guid").await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// `zfs create`, where "it exists" is success.
+async fn create_filesystem(name: &str, options: &[&str]) -> Result<()> {
+    let mut arguments = vec!["create"];
+    arguments.extend(options);
+    arguments.push(name);
+    match zfs(&arguments).await {
+        Err(Error::Exists(_)) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// `zfs destroy`, where "it does not exist" is success; waits a few seconds for it to become free.
+async fn destroy(name: &str) -> Result<()> {
+    ignore_missing(command::zfs_patiently(&["destroy", name]).await)
+}
+
+/// The same with everything below it and its snapshots, but never with clones elsewhere.
+async fn destroy_tree(name: &str) -> Result<()> {
+    ignore_missing(command::zfs_patiently(&["destroy", "-r", name]).await)
+}
+
+fn ignore_missing(result: Result<String>) -> Result<()> {
+    match result {
+        Err(Error::NotFound(_)) => Ok(()),
+        result => result.map(drop),
+    }
+}

@@ -1,0 +1,216 @@
+//! Sending and receiving snapshots, and holding on to them meanwhile.
+
+use std::time::Duration;
+
+use ds_domain::ids::{SnapshotId, VolumeId};
+
+use super::{Volumes, create_filesystem, destroy, destroy_tree, ignore_missing};
+use crate::{
+    Base, Error, Failure, ReceiveProcess, Receiving, Result, SendPlan, Sending, StreamKind,
+    command::zfs,
+    names::{Place, snapshot_name},
+    stream,
+    topology::{Filesystem, Topology},
+};
+
+/// How often it is looked whether ZFS let go of what was half received, and for how long.
+const LET_GO_TRIES: u32 = 100;
+const LET_GO_PAUSE: Duration = Duration::from_millis(100);
+
+impl Volumes {
+    /// Starts sending what the plan says. Fails with [`Error::WrongBase`] where an advance has moved the base since: plan again.
+    pub async fn send(&self, plan: &SendPlan) -> Result<Sending> {
+        let _lock = self.lock(plan.volume).await;
+        let topology = self.topology_of(plan.volume).await?;
+        let arguments = send_arguments(&topology, plan)?;
+        stream::send(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The size in bytes of the planned stream, where ZFS can tell before it is sent. (zfs-fuse can only for a full one.)
+    pub async fn estimate(&self, plan: &SendPlan) -> Result<Option<u64>> {
+        let topology = self.topology_of(plan.volume).await?;
+        let mut arguments = send_arguments(&topology, plan)?;
+        if self.features().dry_run {
+            arguments.splice(1..1, ["-nP".to_owned()]);
+            let answer = zfs(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+            return Ok(answer.lines().find_map(|line| line.strip_prefix("size")?.trim().parse().ok()));
+        }
+        match (plan.kind, arguments.last()) {
+            (StreamKind::Full, Some(snapshot)) => {
+                Ok(self.property(snapshot, "referenced").await?.parse().ok())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Starts receiving what the plan says: an incremental stream onto the filesystem whose tip is the base, a clone stream into
+    /// a branch of its own, a full stream into the main line if the volume has none here and else into a branch.
+    ///
+    /// Fails with [`Error::AlreadyHere`], with [`Error::WrongBase`] where the base is not here or no tip any more, and with
+    /// [`Error::Busy`] while the same snapshot is being received.
+    pub async fn receive(&self, plan: &SendPlan) -> Result<Receiving> {
+        let _lock = self.lock(plan.volume).await;
+        let topology = self.topology_of(plan.volume).await?;
+        if topology.holding(plan.volume, plan.snapshot).is_some() {
+            return Err(Error::AlreadyHere { volume: plan.volume, snapshot: plan.snapshot });
+        }
+        let filesystem = match landing(&topology, plan)? {
+            Landing::Tip(filesystem) => filesystem,
+            Landing::New(place) => self.make_room(place).await?,
+        };
+        let target = snapshot_name(&filesystem, plan.snapshot);
+        let mut arguments = vec!["receive"];
+        if self.features().receive_unmounted {
+            arguments.push("-u");
+        }
+        arguments.push(&target);
+        let (stdin, process) = stream::receive(&arguments)?;
+        Ok(Receiving { stdin, process: ReceiveProcess::new(process, self.clone(), *plan, filesystem) })
+    }
+
+    /// Clears what a crash left where a new filesystem is to be received, and gives its name. [`Error::Busy`] if it is no leftover.
+    async fn make_room(&self, place: Place) -> Result<String> {
+        let name = self.name(place);
+        if let Place::Branch(volume, _) = place {
+            create_filesystem(&self.inner.layout.branches(volume), &[]).await?;
+        }
+        self.detach(&name).await?;
+        ignore_missing(zfs(&["destroy", &name]).await)?;
+        Ok(name)
+    }
+
+    /// Destroys what a receive that failed or was ended brought: its snapshot, or the filesystem that was to have it.
+    pub(crate) async fn undo_receive(&self, plan: &SendPlan, filesystem: &str) -> Result<()> {
+        if let StreamKind::Incremental(_) = plan.kind {
+            return destroy(&snapshot_name(filesystem, plan.snapshot)).await;
+        }
+        // The daemon or kernel destroys it by itself when it notices that the stream ended, and is busy with it until then.
+        let mut tries = 1;
+        loop {
+            match destroy_tree(filesystem).await {
+                Err(Error::Busy(_)) if tries < LET_GO_TRIES => tries += 1,
+                result => return result,
+            }
+            tokio::time::sleep(LET_GO_PAUSE).await;
+        }
+    }
+
+    /// Keeps a snapshot from being destroyed until `owner` (letters, digits and `-_.:`) lets go of it. Can be repeated.
+    pub async fn hold(&self, volume: VolumeId, snapshot: SnapshotId, owner: &str) -> Result<()> {
+        let name = self.located(volume, snapshot).await?;
+        match zfs(&["hold", &tag(owner), &name]).await {
+            Err(Error::Failed(failure) | Error::Exists(failure))
+                if failure.said.contains("tag already exists") =>
+            {
+                Ok(())
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Lets go of a snapshot. One that is not held by `owner`, or not here, is no error.
+    pub async fn release(&self, volume: VolumeId, snapshot: SnapshotId, owner: &str) -> Result<()> {
+        match self.located(volume, snapshot).await {
+            Ok(name) => release(&name, owner).await,
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets go of everything that `owner` holds: what it left when it crashed.
+    pub async fn release_all(&self, owner: &str) -> Result<()> {
+        // zfs-fuse counts the holds of a snapshot but cannot list them, so it is tried on each that has any.
+        let listing =
+            zfs(&["get", "-Hp", "-r", "-o", "name,value", "userrefs", self.inner.layout.root()]).await?;
+        let held = |line: &&str| !matches!(line.split('\t').nth(1), None | Some("0" | "-"));
+        for line in listing.lines().filter(held) {
+            let name = line.split('\t').next().unwrap_or(line);
+            release(name, owner).await?;
+        }
+        Ok(())
+    }
+
+    async fn located(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<String> {
+        let topology = self.topology_of(volume).await?;
+        let filesystem =
+            topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
+        Ok(snapshot_name(&filesystem.name, snapshot))
+    }
+}
+
+fn tag(owner: &str) -> String {
+    format!("dotstream:{owner}")
+}
+
+async fn release(snapshot: &str, owner: &str) -> Result<()> {
+    match zfs(&["release", &tag(owner), snapshot]).await {
+        Err(Error::Failed(failure)) if failure.said.contains("no such tag") => Ok(()),
+        result => ignore_missing(result),
+    }
+}
+
+fn send_arguments(topology: &Topology, plan: &SendPlan) -> Result<Vec<String>> {
+    let (volume, snapshot) = (plan.volume, plan.snapshot);
+    let here = topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
+    if here.point(snapshot).is_none_or(|point| point.guid != plan.guid) {
+        return Err(does_not_fit(plan, "the snapshot has another GUID here"));
+    }
+    let mut arguments = vec!["send".to_owned()];
+    match plan.kind {
+        StreamKind::Full => {}
+        StreamKind::Incremental(base) if has(here, base) => {
+            arguments.extend(["-i".to_owned(), snapshot_name(&here.name, base.snapshot)]);
+        }
+        StreamKind::Clone(base) => {
+            let origin = here.origin.as_ref().filter(|origin| origin.snapshot == base.snapshot);
+            let Some(origin) = origin else {
+                return Err(does_not_fit(plan, "it is no clone of the base any more"));
+            };
+            arguments.extend(["-i".to_owned(), snapshot_name(&origin.filesystem, base.snapshot)]);
+        }
+        StreamKind::Incremental(_) => return Err(does_not_fit(plan, "the base is on another filesystem")),
+    }
+    arguments.push(snapshot_name(&here.name, snapshot));
+    Ok(arguments)
+}
+
+enum Landing {
+    Tip(String),
+    New(Place),
+}
+
+fn landing(topology: &Topology, plan: &SendPlan) -> Result<Landing> {
+    let (main, branch) = (Place::Main(plan.volume), Place::Branch(plan.volume, plan.snapshot));
+    match plan.kind {
+        StreamKind::Full => {
+            let usable = |main: &&Filesystem| main.tip().is_some() || main.origin.is_some();
+            Ok(Landing::New(if topology.filesystem(main).filter(usable).is_some() { branch } else { main }))
+        }
+        StreamKind::Clone(base) => {
+            let here = topology.of(plan.volume).any(|filesystem| has(filesystem, base));
+            if here { Ok(Landing::New(branch)) } else { Err(does_not_fit(plan, "the base is not here")) }
+        }
+        StreamKind::Incremental(base) => {
+            let lands = |filesystem: &&Filesystem| {
+                let tip =
+                    filesystem.tip().is_some_and(|tip| (tip.id, tip.guid) == (base.snapshot, base.guid));
+                tip && !matches!(filesystem.place, Place::Task(..))
+            };
+            let filesystem = topology.of(plan.volume).find(lands);
+            let filesystem = filesystem.ok_or_else(|| {
+                does_not_fit(plan, "the base is not the newest snapshot of a filesystem here")
+            })?;
+            Ok(Landing::Tip(filesystem.name.clone()))
+        }
+    }
+}
+
+fn has(filesystem: &Filesystem, base: Base) -> bool {
+    filesystem.point(base.snapshot).is_some_and(|point| point.guid == base.guid)
+}
+
+fn does_not_fit(plan: &SendPlan, why: &str) -> Error {
+    let base = plan.kind.base().map_or_else(|| "nothing".to_owned(), |base| base.snapshot.to_string());
+    let command = format!("stream of snapshot {} of volume {} from {base}", plan.snapshot, plan.volume);
+    Error::WrongBase(Failure { command, said: why.to_owned() })
+}

@@ -1,0 +1,210 @@
+//! Streams between two real pools: every kind, and everything that goes wrong with one.
+
+mod support;
+
+use std::io::{Read, Write};
+
+use ds_domain::ids::{SnapshotId, VolumeId};
+use ds_zfs::{Error, SendPlan, SnapshotGuid, StreamKind, Volumes};
+use support::{Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
+
+/// Bytes that do not compress, the same in each run.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(bytes)
+    .collect()
+}
+
+async fn two_pools(second_mib: u64) -> (Pool, Pool, Volumes, Volumes) {
+    let (one, two) = (Pool::create(192).await, Pool::create(second_mib).await);
+    let (from, to) = (one.volumes().await, two.volumes().await);
+    (one, two, from, to)
+}
+
+async fn begin(from: &Volumes) -> (VolumeId, SnapshotId) {
+    let (volume, first) = (volume(), snapshot());
+    from.create(volume, first).await.unwrap();
+    (volume, first)
+}
+
+async fn bytes_of(volumes: &Volumes, plan: &SendPlan) -> Vec<u8> {
+    let sending = volumes.send(plan).await.unwrap();
+    let mut stream = std::fs::File::from(sending.stdout);
+    let bytes = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let bytes = bytes.await.unwrap().unwrap();
+    sending.process.finish().await.unwrap();
+    bytes
+}
+
+async fn receive_bytes(volumes: &Volumes, plan: &SendPlan, bytes: Vec<u8>) -> ds_zfs::Result<SnapshotGuid> {
+    let receiving = volumes.receive(plan).await?;
+    let mut stdin = std::fs::File::from(receiving.stdin);
+    // A receiver that refuses closes its end early.
+    tokio::task::spawn_blocking(move || stdin.write_all(&bytes)).await.unwrap().ok();
+    receiving.process.finish().await
+}
+
+#[tokio::test]
+async fn every_kind_of_stream_arrives_and_both_sides_advance() {
+    let (_one, two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    let second = commit(&from, volume, first, "a", &noise(100_000)).await;
+
+    let full = plan(&from, &to, volume, second).await;
+    assert_eq!(full.kind, StreamKind::Full);
+    assert!(from.estimate(&full).await.unwrap().is_some());
+    assert_eq!(transfer(&from, &to, &full).await.unwrap(), full.guid);
+    assert!(to.find(volume, second).await.unwrap().unwrap().main);
+    assert!(matches!(to.receive(&full).await, Err(Error::AlreadyHere { .. })));
+
+    let third = commit(&from, volume, second, "b", b"3").await;
+    let incremental = plan(&from, &to, volume, third).await;
+    assert!(matches!(incremental.kind, StreamKind::Incremental(base) if base.snapshot == second));
+    transfer(&from, &to, &incremental).await.unwrap();
+
+    // A branch on an older snapshot, then one on the head; the head's is advanced to on both sides.
+    let (side_task, side) = work(&from, volume, second, "side", b"s").await;
+    let (task, fourth) = work(&from, volume, third, "c", b"4").await;
+    for result in [side, fourth] {
+        let clone = plan(&from, &to, volume, result).await;
+        assert!(matches!(clone.kind, StreamKind::Clone(_)));
+        assert_eq!(transfer(&from, &to, &clone).await.unwrap(), clone.guid);
+    }
+    for volumes in [&from, &to] {
+        volumes.advance(volume, fourth).await.unwrap();
+        let found = volumes.snapshots(volume).await.unwrap();
+        let branch = found.iter().find(|s| s.id == side).unwrap();
+        assert_eq!(branch.origin.as_ref().unwrap().snapshot, second);
+    }
+    from.drop_task(task).await.unwrap();
+    from.drop_task(side_task).await.unwrap();
+
+    // After that the main line goes on as before, in both directions.
+    let fifth = commit(&to, volume, fourth, "d", b"5").await;
+    let back = plan(&to, &from, volume, fifth).await;
+    assert!(matches!(back.kind, StreamKind::Incremental(base) if base.snapshot == fourth));
+    transfer(&to, &from, &back).await.unwrap();
+    let line = |volumes: &Volumes| {
+        let volumes = volumes.clone();
+        async move {
+            let found = volumes.snapshots(volume).await.unwrap();
+            found.into_iter().filter(|s| s.main).map(|s| (s.id, s.guid)).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(line(&to).await, line(&from).await[1..], "the first snapshot was not sent");
+    let reading = from.reading_clone(volume, fifth).await.unwrap();
+    assert_eq!((read(&reading, "a"), read(&reading, "d")), (noise(100_000), b"5".to_vec()));
+    assert!(!two.folder.path().join("mnt/v").exists(), "what is received is not mounted");
+}
+
+#[tokio::test]
+async fn a_stream_that_was_ended_leaves_nothing() {
+    let (_one, two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    let second = commit(&from, volume, first, "a", &noise(8 << 20)).await;
+    let full = plan(&from, &to, volume, second).await;
+    let stream = bytes_of(&from, &full).await;
+
+    let receiving = to.receive(&full).await.unwrap();
+    let mut stdin = std::fs::File::from(receiving.stdin);
+    let half = stream[..stream.len() / 2].to_vec();
+    let stdin =
+        tokio::task::spawn_blocking(move || stdin.write_all(&half).map(|()| stdin)).await.unwrap().unwrap();
+    assert!(matches!(to.receive(&full).await, Err(Error::Busy(_))), "it is under way");
+    drop(stdin);
+    receiving.process.abort().await.unwrap();
+    assert!(two.names().iter().all(|name| !name.contains(&volume.to_hex())), "{:?}", two.names());
+
+    // Cut short, damaged, or no stream at all: an error that says so, and nothing stays.
+    let mut damaged = stream.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].fill(0xaa);
+    for broken in [stream[..stream.len() / 2].to_vec(), damaged, b"no stream".to_vec()] {
+        let error = receive_bytes(&to, &full, broken).await.unwrap_err();
+        assert!(matches!(error, Error::DamagedStream(_)), "{error}");
+        assert!(two.names().iter().all(|name| !name.contains(&volume.to_hex())));
+    }
+    let sending = from.send(&full).await.unwrap();
+    drop(sending.stdout);
+    sending.process.kill().await.unwrap();
+    receive_bytes(&to, &full, stream).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_snapshot_than_planned_is_destroyed_again() {
+    let (_one, _two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    let full = plan(&from, &to, volume, first).await;
+    let stream = bytes_of(&from, &full).await;
+    let lie = SendPlan { guid: SnapshotGuid(1), ..full };
+    let error = receive_bytes(&to, &lie, stream.clone()).await.unwrap_err();
+    assert!(matches!(error, Error::WrongGuid { found, .. } if found == full.guid));
+    assert_eq!(to.snapshots(volume).await.unwrap(), []);
+    assert!(matches!(from.send(&lie).await, Err(Error::WrongBase(_))));
+    receive_bytes(&to, &full, stream).await.unwrap();
+
+    // On an existing filesystem only the snapshot goes again.
+    let second = commit(&from, volume, first, "a", b"2").await;
+    let incremental = plan(&from, &to, volume, second).await;
+    let lie = SendPlan { guid: SnapshotGuid(1), ..incremental };
+    let stream = bytes_of(&from, &incremental).await;
+    assert!(matches!(receive_bytes(&to, &lie, stream).await, Err(Error::WrongGuid { .. })));
+    assert_eq!(to.snapshots(volume).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_base_that_does_not_fit_is_refused_and_planned_again() {
+    let (_one, _two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    transfer(&from, &to, &plan(&from, &to, volume, first).await).await.unwrap();
+    let second = commit(&from, volume, first, "a", b"2").await;
+    let planned = plan(&from, &to, volume, second).await;
+    // Meanwhile the other side's main line went on.
+    let theirs = commit(&to, volume, first, "b", b"other").await;
+    let error = to.receive(&planned).await.unwrap_err();
+    assert!(matches!(error, Error::WrongBase(_)) && error.is_retryable(), "{error}");
+
+    let again = plan(&from, &to, volume, second).await;
+    assert_eq!(again.kind, StreamKind::Full);
+    transfer(&from, &to, &again).await.unwrap();
+    let found = to.snapshots(volume).await.unwrap();
+    let line: Vec<_> = found.iter().map(|s| (s.id, s.main)).collect();
+    assert_eq!(
+        line,
+        [(first, true), (theirs, true), (second, false)],
+        "a full stream beside a main line is a branch"
+    );
+
+    // Moving there keeps what was the main line as a branch.
+    to.advance(volume, second).await.unwrap();
+    let found = to.snapshots(volume).await.unwrap();
+    let line: Vec<_> = found.iter().map(|s| (s.id, s.main)).collect();
+    assert_eq!(line, [(second, true), (first, false), (theirs, false)]);
+}
+
+#[tokio::test]
+async fn a_full_pool_says_so_and_keeps_what_it_has() {
+    let (_one, two, from, to) = two_pools(64).await;
+    let (volume, first) = begin(&from).await;
+    transfer(&from, &to, &plan(&from, &to, volume, first).await).await.unwrap();
+    let second = commit(&from, volume, first, "big", &noise(80 << 20)).await;
+    let incremental = plan(&from, &to, volume, second).await;
+    let sending = from.send(&incremental).await.unwrap();
+    let receiving = to.receive(&incremental).await.unwrap();
+    let copied = copy(sending.stdout.into(), receiving.stdin.into()).await;
+    assert!(copied.is_err(), "the receiver stopped reading");
+    let error = receiving.process.finish().await.unwrap_err();
+    assert!(matches!(error, Error::NoSpace(_)) && !error.is_retryable(), "{error}");
+    assert!(sending.process.finish().await.is_err());
+    assert_eq!(to.snapshots(volume).await.unwrap().len(), 1, "{:?}", two.names());
+}

@@ -1,0 +1,137 @@
+//! A throw-away pool in a file, with volumes on it.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
+use ds_zfs::{Have, SendPlan, SnapshotGuid, Volumes, plan_send};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Destroyed with all that is on it when dropped.
+pub struct Pool {
+    pub name: String,
+    pub folder: TempDir,
+}
+
+impl Pool {
+    pub async fn create(size_mib: u64) -> Self {
+        let name = format!("dstest{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = tempfile::tempdir().unwrap();
+        let pool = Self { name, folder };
+        ds_zfs::create_file_pool(&pool.name, &pool.file(), size_mib << 20).await.unwrap();
+        pool
+    }
+
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("pool")
+    }
+
+    pub async fn volumes(&self) -> Volumes {
+        Volumes::open(&format!("{}/store", self.name), &self.folder.path().join("mnt")).await.unwrap()
+    }
+
+    /// All datasets and snapshots, without the pool's name.
+    pub fn names(&self) -> Vec<String> {
+        let listing = zfs(&["list", "-H", "-r", "-t", "all", "-o", "name", &format!("{}/store", self.name)]);
+        listing.lines().map(|name| name.trim_start_matches(&self.name).to_owned()).collect()
+    }
+
+    pub fn dataset(&self, below_root: &str) -> String {
+        format!("{}/store/{below_root}", self.name)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // A send or receive that was ended a moment ago may still let go.
+        for _ in 0..50 {
+            let destroyed = Command::new("zpool").args(["destroy", "-f", &self.name]).status();
+            if destroyed.is_ok_and(|status| status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+}
+
+/// `zfs` by hand.
+pub fn zfs(arguments: &[&str]) -> String {
+    let output = Command::new("zfs").env("LC_ALL", "C").args(arguments).output().unwrap();
+    assert!(output.status.success(), "zfs {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+pub fn volume() -> VolumeId {
+    VolumeId(Uuid::new_v4())
+}
+
+pub fn snapshot() -> SnapshotId {
+    SnapshotId(Uuid::new_v4())
+}
+
+pub fn task() -> TaskId {
+    TaskId(Uuid::new_v4())
+}
+
+/// Works on a clone of `base` as a task would, and snapshots it.
+pub async fn work(
+    volumes: &Volumes,
+    volume: VolumeId,
+    base: SnapshotId,
+    file: &str,
+    content: &[u8],
+) -> (TaskId, SnapshotId) {
+    let (task, result) = (task(), snapshot());
+    let home = volumes.clone_for_task(task, volume, base).await.unwrap();
+    std::fs::write(home.join(file), content).unwrap();
+    volumes.snapshot_task(task, volume, result).await.unwrap();
+    (task, result)
+}
+
+/// Works on `base`, and makes the result the main line's newest.
+pub async fn commit(
+    volumes: &Volumes,
+    volume: VolumeId,
+    base: SnapshotId,
+    file: &str,
+    content: &[u8],
+) -> SnapshotId {
+    let (task, result) = work(volumes, volume, base, file, content).await;
+    volumes.advance(volume, result).await.unwrap();
+    volumes.drop_task(task).await.unwrap();
+    result
+}
+
+pub async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapshot: SnapshotId) -> SendPlan {
+    let ours = from.snapshots(volume).await.unwrap();
+    let theirs: Vec<Have> = to.snapshots(volume).await.unwrap().iter().map(Have::from).collect();
+    let target = ours.iter().find(|ours| ours.id == snapshot).expect("the sender has it");
+    plan_send(target, &ours, &theirs)
+}
+
+/// Runs one planned stream from pipe to pipe.
+pub async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
+    let sending = from.send(plan).await?;
+    let receiving = to.receive(plan).await?;
+    let copied = copy(sending.stdout.into(), receiving.stdin.into()).await;
+    let sent = sending.process.finish().await;
+    let received = receiving.process.finish().await?;
+    copied.expect("both ends went well");
+    sent?;
+    Ok(received)
+}
+
+pub async fn copy(mut from: std::fs::File, mut to: std::fs::File) -> std::io::Result<u64> {
+    tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut to)).await.unwrap()
+}
+
+pub fn read(folder: &Path, file: &str) -> Vec<u8> {
+    std::fs::read(folder.join(file)).unwrap()
+}
