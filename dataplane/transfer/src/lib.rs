@@ -1,1 +1,31 @@
-//! Moves snapshots between pools: drives the wire over a link into ZFS; the store.
+//! Moves snapshots between pools, and is the store.
+//!
+//! A transfer is driven by [`pull`] or [`push`] at the end that opens it and by the [`Store`] at the other; both use the
+//! same two drivers, `sending` and `receiving`: `zfs send` → blockio → chunks on a link → blockio → `zfs receive`. The
+//! store lets a peer move what its [`ticket`] says, answers with a [`receipt`], and does for the hub what has to happen
+//! where the data is: files of a snapshot, imports, advancing a volume's main line. The hub's end of that is
+//! [`StoreClient`].
+//!
+//! It does not know users, projects, tasks or commits, and asks no database: a ticket is all the permission there is.
+//! Start reading at `client`, then `receiving`, then [`store`].
+
+mod client;
+mod clock;
+mod error;
+mod exchange;
+mod metrics;
+mod plans;
+pub mod receipt;
+mod receiving;
+mod sending;
+pub mod store;
+mod store_client;
+pub mod ticket;
+
+pub use client::{Progress, pull, push};
+pub use error::{Error, ErrorKind, RequestErrorKind};
+pub use store::{Store, StoreConfig};
+pub use store_client::{FileContent, Imported, StoreClient};
+
+/// The result of everything here that can fail.
+pub type Result<T> = std::result::Result<T, Error>;

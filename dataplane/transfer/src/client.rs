@@ -1,0 +1,214 @@
+//! The end that opens a transfer: a runner, or a store that fetches from another.
+
+use std::fmt;
+
+use ds_blockio::BlockIo;
+use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
+use ds_link::{Control, Link, Peer, Role};
+use ds_proto::v1::{
+    Receipt, SignedReceipt, SignedTicket, StreamOpen, TransferAccept, TransferOpen, TransferReply,
+    stream_open::Kind, transfer_control::Message as Said, transfer_reply::Reply,
+};
+use ds_wire::TransferId;
+use ds_zfs::{Have, SendPlan, Snapshot, SnapshotGuid, Volumes};
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    Error, Result,
+    exchange::{Exchange, farewell},
+    plans,
+    receipt::unsigned,
+    receiving, sending,
+    ticket::Grant,
+};
+
+/// How far a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the stream that are written at the receiver.
+    pub bytes: u64,
+    /// The stream's expected length, where the sender knows one; a few per cent off.
+    pub estimate: Option<u64>,
+}
+
+/// Fetches `snapshot` of `volume` from the store at the other end of `link` into a branch on our pool.
+///
+/// Having it already is success, with a receipt of 0 stream bytes. The stream starts from the newest snapshot that both
+/// ends have. On an error nothing of it remains here. A second pull of
+/// the same snapshot at the same time is `Busy`.
+#[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
+pub async fn pull(
+    link: &Link,
+    volumes: &Volumes,
+    io: &BlockIo,
+    ticket: SignedTicket,
+    volume: VolumeId,
+    snapshot: SnapshotId,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    cancel: &CancellationToken,
+) -> Result<Receipt> {
+    let ours = volumes.snapshots(volume).await?;
+    if let Some(found) = ours.iter().find(|s| s.id == snapshot) {
+        return Ok(receipt(link.peer().node, new_transfer(), (volume, snapshot), found.guid));
+    }
+    let transfer = new_transfer();
+    let open =
+        TransferOpen { transfer: transfer.0.to_vec(), ticket: Some(ticket), plan: None, have: plans::have_to_proto(&ours) };
+    // Before the other end may send any.
+    let chunks = link.chunks(transfer.0);
+    let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
+    let accept = match reply(link.peer(), &mut control).await? {
+        Reply::Accept(accept) => accept,
+        Reply::Already(_) => return Err(Error::protocol(link.peer(), "a receipt for what it should send")),
+        Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
+    };
+    let mut exchange =
+        Exchange { link, control: &mut control, io, transfer, estimate: None, progress, cancel };
+    let result = fetch(&mut exchange, volumes, (volume, snapshot), accept, chunks).await;
+    conclude(exchange.control, result).await
+}
+
+async fn fetch(
+    exchange: &mut Exchange<'_>,
+    volumes: &Volumes,
+    (volume, snapshot): (VolumeId, SnapshotId),
+    accept: TransferAccept,
+    chunks: ds_link::Chunks,
+) -> Result<Receipt> {
+    let peer = exchange.link.peer();
+    let plan = accept.plan.ok_or_else(|| Error::protocol(peer, "it sends without a plan"))?;
+    exchange.estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
+    let plan = plans::from_proto(peer, (volume, snapshot), &plan)?;
+    let receiving = volumes.receive(&plan).await?;
+    let received = receiving::receive(exchange, chunks, receiving).await?;
+    let mut receipt = receipt(peer.node, exchange.transfer, (volume, snapshot), received.guid);
+    receipt.stream_bytes = received.fin.bytes;
+    receipt.digest = received.fin.digest.0.to_vec();
+    exchange.tell(Said::Receipt(unsigned(&receipt))).await?;
+    Ok(receipt)
+}
+
+/// Brings `snapshot` of `volume` to the store at the other end of `link`, from the base that the ticket names.
+///
+/// Returns the store's signed receipt, which the hub believes; also where the store had the snapshot already.
+#[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
+pub async fn push(
+    link: &Link,
+    volumes: &Volumes,
+    io: &BlockIo,
+    ticket: SignedTicket,
+    volume: VolumeId,
+    snapshot: SnapshotId,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    cancel: &CancellationToken,
+) -> Result<SignedReceipt> {
+    let base = Grant::peek(&ticket)?.base;
+    let ours = volumes.snapshots(volume).await?;
+    let target = ours.iter().find(|s| s.id == snapshot).ok_or(Error::NoSnapshot(snapshot))?;
+    let plan = plan_push(base, target, &ours)?;
+    let estimate = volumes.estimate(&plan).await?;
+    let transfer = new_transfer();
+    let open = TransferOpen {
+        transfer: transfer.0.to_vec(),
+        ticket: Some(ticket),
+        plan: Some(plans::to_proto(&plan, estimate)),
+        have: Vec::new(),
+    };
+    let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
+    let wanted = Wanted { store: link.peer(), snapshot, volume, guid: target.guid };
+    let accept = match reply(link.peer(), &mut control).await? {
+        Reply::Accept(accept) => accept,
+        Reply::Already(receipt) => return wanted.check(receipt, None),
+        Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
+    };
+    let mut exchange = Exchange { link, control: &mut control, io, transfer, estimate, progress, cancel };
+    let result = async {
+        let sending = volumes.send(&plan).await?;
+        let sent = sending::send(&mut exchange, sending, accept.window_bytes).await?;
+        wanted.check(sent.receipt, Some(sent.fin))
+    };
+    let result = result.await;
+    conclude(&mut control, result).await
+}
+
+/// The stream from `base`, which the store is known to have as the newest of a filesystem or as an origin.
+fn plan_push(base: Option<SnapshotId>, target: &Snapshot, ours: &[Snapshot]) -> Result<SendPlan> {
+    let theirs: Vec<_> = ours.iter().filter(|s| Some(s.id) == base).map(|s| Have { tip: true, ..s.into() }).collect();
+    let plan = ds_zfs::plan_send(target, ours, &theirs);
+    match base {
+        Some(base) if plan.kind.base().is_none() => Err(Error::NoBase(base)),
+        _ => Ok(plan),
+    }
+}
+
+/// Tells the other end why, if it failed here, and lets the last words arrive.
+pub(crate) async fn conclude<T>(control: &mut Control, result: Result<T>) -> Result<T> {
+    if let Err(error) = &result
+        && !matches!(error, Error::Aborted { .. } | Error::Link(_))
+    {
+        let abort = ds_proto::v1::TransferControl { message: Some(Said::Abort(error.to_abort())) };
+        // The link may be gone, which tells the other end as well.
+        let _ = control.send.send(&abort).await;
+    }
+    farewell(control).await;
+    result
+}
+
+async fn reply(peer: Peer, control: &mut Control) -> Result<Reply> {
+    let reply = control.recv.recv::<TransferReply>().await?;
+    reply.and_then(|r| r.reply).ok_or_else(|| Error::protocol(peer, "it does not answer a transfer's opening"))
+}
+
+fn new_transfer() -> TransferId {
+    TransferId(Uuid::new_v4().into_bytes())
+}
+
+/// A receipt without a stream: for what was here already.
+pub(crate) fn receipt(
+    store: NodeId,
+    transfer: TransferId,
+    (volume, snapshot): (VolumeId, SnapshotId),
+    guid: SnapshotGuid,
+) -> Receipt {
+    Receipt {
+        transfer: transfer.0.to_vec(),
+        store: store.to_bytes(),
+        volume: volume.to_bytes(),
+        snapshot: snapshot.to_bytes(),
+        guid: guid.0,
+        stream_bytes: 0,
+        digest: Vec::new(),
+    }
+}
+
+/// What a store's receipt must say.
+struct Wanted {
+    store: Peer,
+    volume: VolumeId,
+    snapshot: SnapshotId,
+    guid: SnapshotGuid,
+}
+
+impl Wanted {
+    /// The signature is the hub's to verify; here only that the receipt is about what was sent.
+    fn check(&self, signed: SignedReceipt, sent: Option<ds_wire::Fin>) -> Result<SignedReceipt> {
+        let wrong = |what: &dyn fmt::Display| Error::protocol(self.store, format!("its receipt {what}"));
+        let receipt = Receipt::decode(signed.payload.as_slice()).map_err(|e| wrong(&e))?;
+        let signer = Peer::from_certificate(&signed.certificate).map_err(|e| wrong(&e))?;
+        if signer != self.store || signer.role != Role::Store || receipt.store != self.store.node.to_bytes() {
+            return Err(wrong(&"is another node's"));
+        }
+        if receipt.volume != self.volume.to_bytes() || receipt.snapshot != self.snapshot.to_bytes() {
+            return Err(wrong(&"is for another snapshot"));
+        }
+        if receipt.guid != self.guid.0 {
+            return Err(wrong(&"shows another GUID: the store has a different snapshot under this id"));
+        }
+        if sent.is_some_and(|fin| receipt.digest != fin.digest.0) {
+            return Err(wrong(&"shows another digest"));
+        }
+        Ok(signed)
+    }
+}

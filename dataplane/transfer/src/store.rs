@@ -1,0 +1,135 @@
+//! The store: keeps volumes, serves transfers to peers with a ticket, and does for the hub what happens at the data.
+//!
+//! [`Store::build`] opens the pool and the socket, [`Store::run`] accepts links until it is told to stop. Each link has a
+//! task, each stream on it another; all end before `run` returns. What runs at once is bounded: links, control streams
+//! per link (64), and transfers over all links; above that the answer is "busy".
+
+mod answers;
+mod claims;
+mod files;
+mod import;
+mod links;
+mod reading;
+mod transfers;
+mod tree;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use ds_blockio::BlockIo;
+use ds_link::{Endpoint, Identity, Role};
+use ds_zfs::Volumes;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use self::{claims::Claims, reading::ReadingClones};
+use crate::{Error, Result, clock::HubClock, metrics, ticket::TicketVerifier};
+
+/// Transfers under way at once. Each holds up to two windows (64 MiB) in memory, one or two ZFS processes and a thread.
+const MAX_TRANSFERS: usize = 64;
+
+/// What a store is made of.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Where links arrive (UDP).
+    pub listen: SocketAddr,
+    /// The dataset that it owns, such as `pool/store`.
+    pub root: String,
+    /// Its folder: the hub's clock, what is under way, and mountpoints.
+    pub state_dir: PathBuf,
+    /// Its certificate, with role store.
+    pub identity: Identity,
+    /// Verifies the hub's tickets: Ed25519.
+    pub ticket_public_key: [u8; 32],
+}
+
+/// A node that keeps volumes.
+pub struct Store {
+    endpoint: Endpoint,
+    node: Arc<Node>,
+}
+
+/// What all streams of all links share.
+struct Node {
+    identity: Identity,
+    volumes: Volumes,
+    io: BlockIo,
+    clock: HubClock,
+    tickets: TicketVerifier,
+    reading: ReadingClones,
+    incoming: Claims,
+    transfers: Semaphore,
+    stopping: CancellationToken,
+}
+
+impl Store {
+    /// Opens the pool, drops what an earlier process left half done, and listens.
+    pub async fn build(config: StoreConfig) -> Result<Self> {
+        let StoreConfig { listen, root, state_dir, identity, ticket_public_key } = config;
+        if identity.peer().role != Role::Store {
+            let reason = format!("{} is not a store's identity", identity.peer());
+            return Err(ds_link::Error::Unusable { what: "the certificate", reason }.into());
+        }
+        metrics::describe();
+        let (mounts, incoming) = (state_dir.join("mnt"), state_dir.join("incoming"));
+        make_folder(&mounts)?;
+        make_folder(&incoming)?;
+        let volumes = Volumes::open(&root, &mounts).await?;
+        collect_reading_clones(&volumes).await?;
+        let incoming = Claims::open(incoming);
+        incoming.collect_unfinished(&volumes).await?;
+        let endpoint = Endpoint::bind(listen, &identity)?;
+        let node = Node {
+            clock: HubClock::load(state_dir.join("clock")),
+            tickets: TicketVerifier::new(ticket_public_key),
+            reading: ReadingClones::new(volumes.clone()),
+            incoming,
+            transfers: Semaphore::new(MAX_TRANSFERS),
+            stopping: CancellationToken::new(),
+            io: BlockIo::detect(),
+            identity,
+            volumes,
+        };
+        Ok(Self { endpoint, node: Arc::new(node) })
+    }
+
+    /// Where links arrive.
+    pub fn local_addr(&self) -> Result<SocketAddr> {
+        Ok(self.endpoint.local_addr()?)
+    }
+
+    /// Serves until `stop` is cancelled. Returns when all that was under way has ended and left nothing half done.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { endpoint, node } = self;
+        let serving = links::serve(&endpoint, &node);
+        let collecting = node.reading.collect_idle(&node.stopping);
+        let stopping = async {
+            stop.cancelled().await;
+            node.stopping.cancel();
+            endpoint.close("the store is stopping");
+        };
+        tokio::join!(serving, collecting, stopping);
+        endpoint.closed().await;
+        node.reading.drop_all().await;
+    }
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|source| Error::File {
+        action: "create the folder",
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+/// Nobody reads when a store starts: what is mounted for reading is left over.
+async fn collect_reading_clones(volumes: &Volumes) -> Result<()> {
+    for snapshot in volumes.reading_clones().await? {
+        volumes.drop_reading_clone(snapshot).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The store's end of a transfer.
+
+use ds_link::{Chunks, Control, Link};
+use ds_proto::v1::{
+    Direction, Plan, SignedReceipt, TransferAccept, TransferOpen, TransferReply,
+    transfer_control::Message as Said, transfer_reply::Reply,
+};
+use ds_wire::TransferId;
+use ds_zfs::{Receiving, SendPlan, Sending};
+
+use super::{Node, claims::Claim};
+use crate::{
+    Error, Result,
+    client::{conclude, receipt},
+    error::in_full,
+    exchange::{Exchange, WINDOW_BYTES, farewell},
+    metrics::{self, Active, Way},
+    plans,
+    receipt::sign,
+    receiving, sending,
+    ticket::{Grant, Presentation},
+};
+
+/// How a transfer ended well.
+struct Outcome {
+    result: &'static str,
+    bytes: u64,
+}
+
+const ALREADY: Outcome = Outcome { result: "already", bytes: 0 };
+
+/// Serves one transfer to its end, counts and logs it.
+pub(super) async fn serve(node: &Node, link: &Link, control: &mut Control, open: TransferOpen) {
+    let peer = link.peer();
+    let grant = match admit(node, link, &open) {
+        Ok(grant) => grant,
+        Err(error) => {
+            tracing::warn!(%peer, error = in_full(&error), "transfer refused");
+            metrics::transfer_ended(Way::In, error.label(), 0);
+            return refuse(control, &error).await;
+        }
+    };
+    let way = if grant.direction == Direction::Push { Way::In } else { Way::Out };
+    let result = match (node.transfers.try_acquire(), way) {
+        (Err(_), _) => {
+            let error = Error::Busy(format!("{} transfers are under way", super::MAX_TRANSFERS));
+            refuse(control, &error).await;
+            Err(error)
+        }
+        (Ok(_permit), Way::In) => incoming(node, link, control, &open, &grant).await,
+        (Ok(_permit), Way::Out) => outgoing(node, link, control, &open, &grant).await,
+    };
+    let snapshot = grant.snapshot;
+    match result {
+        Ok(Outcome { result, bytes }) => {
+            tracing::info!(%peer, snapshot.id = %snapshot, direction = ?way, size_bytes = bytes, result, "transfer done");
+            metrics::transfer_ended(way, result, bytes);
+        }
+        Err(error) => {
+            let label = error.label();
+            tracing::warn!(%peer, snapshot.id = %snapshot, direction = ?way, error = in_full(&error), "transfer failed");
+            metrics::transfer_ended(way, label, 0);
+        }
+    }
+}
+
+fn admit(node: &Node, link: &Link, open: &TransferOpen) -> Result<Grant> {
+    let presentation = Presentation {
+        peer: link.peer().node,
+        store: node.identity.peer().node,
+        now_ms: node.clock.now_ms(),
+        remembered_since_ms: node.clock.started_ms(),
+    };
+    let ticket = open.ticket.as_ref().ok_or_else(|| Error::protocol(link.peer(), "it brings no ticket"))?;
+    Ok(node.tickets.verify(ticket, &presentation)?)
+}
+
+async fn refuse(control: &mut Control, error: &Error) {
+    // An end that is gone need not be told.
+    let _ = reply(control, Reply::Abort(error.to_abort())).await;
+    farewell(control).await;
+}
+
+async fn reply(control: &mut Control, reply: Reply) -> Result<()> {
+    Ok(control.send.send(&TransferReply { reply: Some(reply) }).await?)
+}
+
+fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
+    let id = open.transfer.as_slice().try_into();
+    id.map(TransferId).map_err(|_| Error::protocol(link.peer(), "its transfer has no id"))
+}
+
+// Push: the peer sends, we receive.
+
+/// A push that was let in.
+enum Incoming<'a> {
+    Already(SignedReceipt),
+    New { transfer: TransferId, plan: SendPlan, claim: Claim<'a> },
+}
+
+async fn incoming(
+    node: &Node,
+    link: &Link,
+    control: &mut Control,
+    open: &TransferOpen,
+    grant: &Grant,
+) -> Result<Outcome> {
+    let _active = Active::new();
+    let (transfer, plan, _claim) = match prepare_incoming(node, link, open, grant).await {
+        Ok(Incoming::New { transfer, plan, claim }) => (transfer, plan, claim),
+        Ok(Incoming::Already(receipt)) => {
+            reply(control, Reply::Already(receipt)).await?;
+            return Ok(ALREADY);
+        }
+        Err(error) => {
+            refuse(control, &error).await;
+            return Err(error);
+        }
+    };
+    // Before the other end may send any.
+    let chunks = link.chunks(transfer.0);
+    let process = match node.volumes.receive(&plan).await {
+        Ok(process) => process,
+        Err(error) => {
+            let error = error.into();
+            refuse(control, &error).await;
+            return Err(error);
+        }
+    };
+    let (io, cancel) = (&node.io, &node.stopping);
+    let mut exchange = Exchange { link, control, io, transfer, estimate: None, progress: &|_| {}, cancel };
+    let result = take_in(node, &mut exchange, grant, chunks, process).await;
+    conclude(exchange.control, result).await
+}
+
+async fn take_in(
+    node: &Node,
+    exchange: &mut Exchange<'_>,
+    grant: &Grant,
+    chunks: Chunks,
+    process: Receiving,
+) -> Result<Outcome> {
+    reply(exchange.control, Reply::Accept(TransferAccept { plan: None, window_bytes: WINDOW_BYTES })).await?;
+    let received = receiving::receive(exchange, chunks, process).await?;
+    let store = node.identity.peer().node;
+    let mut receipt = receipt(store, exchange.transfer, (grant.volume, grant.snapshot), received.guid);
+    receipt.stream_bytes = received.fin.bytes;
+    receipt.digest = received.fin.digest.0.to_vec();
+    exchange.tell(Said::Receipt(sign(&node.identity, &receipt)?)).await?;
+    Ok(Outcome { result: "done", bytes: received.fin.bytes })
+}
+
+async fn prepare_incoming<'a>(
+    node: &'a Node,
+    link: &Link,
+    open: &TransferOpen,
+    grant: &Grant,
+) -> Result<Incoming<'a>> {
+    let peer = link.peer();
+    let transfer = transfer_id(link, open)?;
+    let plan = open.plan.as_ref().ok_or_else(|| Error::protocol(peer, "it pushes without a plan"))?;
+    let plan = plans::from_proto(peer, (grant.volume, grant.snapshot), plan)?;
+    // The claim first: what another transfer is just finishing is then seen as here.
+    let claim = node.incoming.claim(grant.volume, grant.snapshot)?;
+    let ours = node.volumes.snapshots(grant.volume).await?;
+    if let Some(found) = ours.iter().find(|s| s.id == grant.snapshot) {
+        if found.guid != plan.guid {
+            let what = format!("it has a different snapshot under the id {}", grant.snapshot);
+            return Err(Error::protocol(peer, what));
+        }
+        let store = node.identity.peer().node;
+        let receipt = receipt(store, transfer, (grant.volume, grant.snapshot), found.guid);
+        return Ok(Incoming::Already(sign(&node.identity, &receipt)?));
+    }
+    if plan.kind.base().map(|base| base.snapshot) != grant.base {
+        return Err(Error::protocol(peer, "it starts from another base than its ticket says"));
+    }
+    plans::require_base(&ours, plan.kind.base())?;
+    Ok(Incoming::New { transfer, plan, claim })
+}
+
+// Pull: we send, the peer receives.
+
+async fn outgoing(
+    node: &Node,
+    link: &Link,
+    control: &mut Control,
+    open: &TransferOpen,
+    grant: &Grant,
+) -> Result<Outcome> {
+    let _active = Active::new();
+    let (transfer, plan, process) = match prepare_outgoing(node, link, open, grant).await {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            refuse(control, &error).await;
+            return Err(error);
+        }
+    };
+    let estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
+    let accept = TransferAccept { plan: Some(plan), window_bytes: 0 };
+    let (io, cancel) = (&node.io, &node.stopping);
+    let mut exchange = Exchange { link, control, io, transfer, estimate, progress: &|_| {}, cancel };
+    let result = async {
+        reply(exchange.control, Reply::Accept(accept)).await?;
+        let sent = sending::send(&mut exchange, process, WINDOW_BYTES).await?;
+        Ok(Outcome { result: "done", bytes: sent.fin.bytes })
+    };
+    let result = result.await;
+    conclude(exchange.control, result).await
+}
+
+async fn prepare_outgoing(
+    node: &Node,
+    link: &Link,
+    open: &TransferOpen,
+    grant: &Grant,
+) -> Result<(TransferId, Plan, Sending)> {
+    let transfer = transfer_id(link, open)?;
+    let ours = node.volumes.snapshots(grant.volume).await?;
+    let target = ours.iter().find(|s| s.id == grant.snapshot).ok_or(Error::NoSnapshot(grant.snapshot))?;
+    let theirs = plans::have_from_proto(link.peer(), &open.have)?;
+    let plan = ds_zfs::plan_send(target, &ours, &theirs);
+    let estimate = node.volumes.estimate(&plan).await?;
+    let process = node.volumes.send(&plan).await?;
+    Ok((transfer, plans::to_proto(&plan, estimate), process))
+}
