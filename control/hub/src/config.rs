@@ -1,0 +1,47 @@
+//! What a hub needs to be told.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ds_domain::NodeId;
+
+/// Settings of a hub.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// Where people and programs connect (HTTP). Port 0 picks a free one.
+    pub http: SocketAddr,
+    /// Where nodes connect (gRPC over TLS). Port 0 picks a free one.
+    pub nodes: SocketAddr,
+    /// `sqlite:/path/hub.db` or `postgres://...`.
+    pub database_url: String,
+    /// Keys, certificates and the first admin's password; see [`crate::HubState`].
+    pub state_dir: PathBuf,
+    /// `host:port` of [`HubConfig::nodes`] as runners reach it; goes into registration tokens. Absent: `nodes` itself,
+    /// with `127.0.0.1` for an unspecified address.
+    pub advertise: Option<String>,
+    /// Where the volumes are.
+    pub store: StoreTarget,
+    /// The image of a task that names none.
+    pub default_image: String,
+}
+
+/// The store of a hub.
+#[derive(Debug, Clone)]
+pub struct StoreTarget {
+    /// The id in its certificate.
+    pub node: NodeId,
+    /// Where it listens (UDP), as the hub reaches it. A store on this machine (loopback) is reached by runners under the
+    /// host at which they reach the hub.
+    pub address: SocketAddr,
+}
+
+impl StoreTarget {
+    /// What runners are told: `host:port`, the host empty where it is the hub's own.
+    pub(crate) fn for_runners(&self) -> String {
+        let ip = self.address.ip();
+        if ip.is_loopback() || ip.is_unspecified() {
+            format!(":{}", self.address.port())
+        } else {
+            self.address.to_string()
+        }
+    }
+}

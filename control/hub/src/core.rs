@@ -1,0 +1,74 @@
+//! What all parts of a hub share: the database, the store, the keys, and the ways to tell each other of changes.
+
+use std::collections::HashMap;
+
+use ds_db::{Db, RunnerRow};
+use ds_domain::{
+    RunnerId,
+    api::{HubInfo, Runner, Task},
+    task::State,
+};
+use ds_link::{Ca, Trust};
+use ds_transfer::{StoreClient, ticket::TicketSigner};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    advance::Advances,
+    auth::{limiter::LoginLimiter, password::Passwords},
+    clock::now_ms,
+    config::StoreTarget,
+    events::Events,
+    nodes::Sessions,
+};
+
+/// A runner that was silent for so long is offline.
+pub(crate) const SILENCE_MS: i64 = 30_000;
+
+/// The shared parts. All that has to survive is in `db` and at the store; the rest can be lost at any moment.
+pub(crate) struct Core {
+    pub(crate) db: Db,
+    pub(crate) store: StoreClient,
+    pub(crate) store_target: StoreTarget,
+    pub(crate) ca: Ca,
+    pub(crate) trust: Trust,
+    pub(crate) tickets: TicketSigner,
+    pub(crate) events: Events,
+    pub(crate) sessions: Sessions,
+    pub(crate) advances: Advances,
+    pub(crate) passwords: Passwords,
+    pub(crate) logins: LoginLimiter,
+    pub(crate) info: HubInfo,
+    pub(crate) metrics: PrometheusHandle,
+    /// Cancelled when the hub stops; ends streams that would stay open for ever.
+    pub(crate) shutdown: CancellationToken,
+    /// Owns the tasks of runners' sessions.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Core {
+    /// Whether a runner is there: connected to this process, or heard by any hub of late.
+    pub(crate) fn is_online(&self, runner: RunnerId, seen_ms: Option<i64>) -> bool {
+        self.sessions.is_connected(runner) || seen_ms.is_some_and(|seen| now_ms() - seen < SILENCE_MS)
+    }
+
+    /// A runner as the API shows it.
+    pub(crate) fn seen_runner(&self, row: RunnerRow) -> Runner {
+        let online = self.is_online(row.runner.id, row.runner.seen_ms);
+        Runner { online, ..row.runner }
+    }
+
+    /// Says for tasks that a runner has whether it is there.
+    pub(crate) async fn fill_runners_online(&self, tasks: &mut [Task]) -> Result<(), ds_db::Error> {
+        let has_runner = |task: &Task| task.state != State::Ended && task.runner.is_some();
+        if !tasks.iter().any(has_runner) {
+            return Ok(());
+        }
+        let runners = self.db.runners().await?.into_iter().map(|row| self.seen_runner(row));
+        let online: HashMap<String, bool> = runners.map(|runner| (runner.name, runner.online)).collect();
+        for task in tasks.iter_mut().filter(|task| has_runner(task)) {
+            task.runner_online = task.runner.as_ref().and_then(|name| online.get(name)).copied();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! The end of a task: what its runner brings is checked, then recorded at once or not at all.
+//!
+//! A commit is made only for a snapshot that the store signed for (the receipt), and runs only together with their commit.
+//! Everything can be done twice: the same end gets the same answer.
+
+mod metadata;
+mod recorded;
+
+use ds_db::{Committed, FinishTask, Finished, NewCommit, TaskEnd, TaskRow};
+use ds_domain::{
+    CommitId, RunnerId, SnapshotId, TaskId, VolumeId,
+    api::{Event, Run},
+    task::{Outcome, State},
+};
+use ds_proto::v1::{FinishAck, TaskFinished, to_runner};
+use ds_transfer::receipt;
+use tonic::Status;
+use uuid::Uuid;
+
+use crate::{
+    clock::now_ms,
+    core::Core,
+    error::chain,
+    nodes::{self, forget},
+    tasks::count_end,
+};
+
+/// Characters of a commit's message.
+const MESSAGE_CHARS: usize = 200;
+/// Lines of warnings kept with a task.
+const MAX_WARNINGS: usize = 200;
+
+/// Records a task's end and answers its runner.
+pub(crate) async fn finish(
+    core: &Core,
+    runner: RunnerId,
+    task: TaskId,
+    finished: TaskFinished,
+) -> Result<to_runner::Message, Status> {
+    let row = match core.db.task(task).await {
+        Ok(row) if row.runner == Some(runner) => row,
+        Ok(_) | Err(ds_db::Error::NotFound { .. }) => return Ok(forget(task)),
+        Err(error) => return Err(nodes::database(&error)),
+    };
+    if row.task.state == State::Ended {
+        return Ok(answer_to_ended(&row));
+    }
+    if row.task.log_bytes < finished.log_bytes {
+        return Err(Status::failed_precondition(format!(
+            "{} of {} log bytes are stored: send the others first",
+            row.task.log_bytes, finished.log_bytes
+        )));
+    }
+    let guid = match snapshot_guid(core, &row, &finished) {
+        Ok(guid) => guid,
+        Err(refusal) => return Err(refuse(core, runner, task, &refusal).await),
+    };
+    let finish = prepare(core, runner, &row, finished, guid).await.map_err(|error| nodes::database(&error))?;
+    let done = core.db.finish_task(&finish).await.map_err(|error| nodes::database(&error))?;
+    if done.new {
+        tell(core, runner, &row, &finish, &done);
+    }
+    Ok(ack(task, done.advanced))
+}
+
+/// What to say to a runner that still holds a task which has ended: its result is recorded, or there is none to keep.
+pub(crate) fn answer_to_ended(row: &TaskRow) -> to_runner::Message {
+    if row.task.state == State::Ended && row.task.commit.is_some() {
+        return ack(row.task.id, row.task.branch.is_none());
+    }
+    forget(row.task.id)
+}
+
+fn ack(task: TaskId, advanced: bool) -> to_runner::Message {
+    to_runner::Message::FinishAck(FinishAck { task_id: task.to_bytes(), advanced })
+}
+
+/// The GUID of the result's snapshot as this hub's store signed for it; none if there is no snapshot.
+fn snapshot_guid(core: &Core, row: &TaskRow, finished: &TaskFinished) -> Result<Option<u64>, String> {
+    let Some(signed) = &finished.receipt else { return Ok(None) };
+    let (store, receipt) = receipt::verify(core.ca.certificate_pem(), signed)
+        .map_err(|error| format!("its receipt cannot be believed: {}", chain(&error)))?;
+    if store != core.store_target.node {
+        return Err(format!("its receipt was signed by {store}, which is not this hub's store"));
+    }
+    let names = |volume: VolumeId, snapshot: SnapshotId| {
+        receipt.volume == volume.to_bytes() && receipt.snapshot == snapshot.to_bytes()
+    };
+    if !names(row.volume, row.result) {
+        return Err("its receipt is for another snapshot than the task's".into());
+    }
+    Ok(Some(receipt.guid))
+}
+
+/// The task stays as it is, with a line that says why; its runner keeps what it has.
+async fn refuse(core: &Core, runner: RunnerId, task: TaskId, why: &str) -> Status {
+    tracing::error!(runner.id = %runner, task.id = %task, why, "refused a task's result");
+    let detail = format!("the hub refused its result: {why}");
+    let phase = ds_domain::task::Phase::Committing;
+    if let Err(error) = core.db.task_progress(task, runner, phase, &detail, now_ms()).await {
+        return nodes::database(&error);
+    }
+    Status::invalid_argument(detail)
+}
+
+/// Everything that is to be recorded.
+async fn prepare(
+    core: &Core,
+    runner: RunnerId,
+    row: &TaskRow,
+    mut finished: TaskFinished,
+    guid: Option<u64>,
+) -> Result<FinishTask, ds_db::Error> {
+    let mut warnings = std::mem::take(&mut finished.warnings);
+    let committed = match (guid, row.base) {
+        (Some(guid), Some(base)) => {
+            Some(commit(core, runner, row, (base, guid), &mut finished, &mut warnings).await?)
+        }
+        _ => None,
+    };
+    if warnings.len() > MAX_WARNINGS {
+        let more = warnings.len() - MAX_WARNINGS;
+        warnings.truncate(MAX_WARNINGS);
+        warnings.push(format!("and {more} more warnings"));
+    }
+    let end = TaskEnd {
+        outcome: nodes::outcome(finished.outcome),
+        exit_code: finished.exit_code,
+        error: finished.error,
+        warnings,
+        started_ms: (finished.started_ms > 0).then_some(finished.started_ms),
+        ended_ms: now_ms(),
+    };
+    Ok(FinishTask { task: row.task.id, end, committed })
+}
+
+/// The commit of a task that has a snapshot, and its runs.
+async fn commit(
+    core: &Core,
+    runner: RunnerId,
+    row: &TaskRow,
+    (base, guid): (CommitId, u64),
+    finished: &mut TaskFinished,
+    warnings: &mut Vec<String>,
+) -> Result<Committed, ds_db::Error> {
+    let (id, outcome) = (CommitId(Uuid::new_v4()), nodes::outcome(finished.outcome));
+    let changes = nodes::changes(std::mem::take(&mut finished.changes));
+    if finished.changes_omitted > 0 {
+        warnings.push(format!("{} more files changed than a commit lists", finished.changes_omitted));
+    }
+    let result = recorded::TaskResult { row, commit: id, base, outcome, changes: &changes };
+    let runs = recorded::runs(core, &result, finished, warnings).await?;
+    let machine = core.db.runner(runner).await?.runner;
+    let message: String = row.task.spec.command.join(" ").chars().take(MESSAGE_CHARS).collect();
+    let execution = metadata::Execution {
+        task: &row.task,
+        message: &message,
+        success: outcome == Outcome::Succeeded,
+        image: &finished.image,
+        image_digest: &finished.image_digest,
+        started_ms: finished.started_ms,
+        ended_ms: finished.ended_ms,
+        cpu_seconds: finished.cpu_seconds,
+        peak_memory_bytes: finished.peak_memory_bytes,
+        runner_name: &machine.name,
+        runner_version: &machine.version,
+        machine: machine.machine.as_ref(),
+    };
+    let metadata = metadata::metadata(&execution, &runs);
+    let commit = NewCommit {
+        id,
+        volume: row.volume,
+        snapshot: row.result,
+        guid,
+        parent: base,
+        message,
+        author: row.task.author.clone(),
+        task: Some(row.task.id),
+        metadata,
+        changes,
+        created_ms: now_ms(),
+    };
+    Ok(Committed { commit, runs })
+}
+
+/// What follows from a task's end: the store moves its main line, people see it, the slot is free.
+fn tell(core: &Core, runner: RunnerId, row: &TaskRow, finish: &FinishTask, done: &Finished) {
+    let (id, project) = (row.task.id, row.task.project);
+    tracing::info!(task.id = %id, outcome = %finish.end.outcome, advanced = done.advanced, "a task ended");
+    count_end(finish.end.outcome);
+    for run in finish.committed.iter().flat_map(|committed| &committed.runs) {
+        count_run(run);
+    }
+    if done.advanced {
+        core.advances.add(done.volume, done.snapshot);
+        core.sessions.holds(runner, done.snapshot);
+    }
+    core.events.publish(Event::Task { id, project });
+    if let Some(id) = done.commit {
+        core.events.publish(Event::Commit { project, id });
+        core.events.publish(Event::Runs { project });
+    }
+    core.events.wake_scheduler();
+}
+
+fn count_run(run: &Run) {
+    let authority = if run.authority == "derived" { "derived" } else { "workload" };
+    metrics::counter!(crate::metrics::RUNS_RECORDED, "authority" => authority).increment(1);
+}

@@ -1,0 +1,67 @@
+//! Logging in and out.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{Json, extract::State, http::StatusCode};
+use ds_domain::api::{ErrorBody, LoginRequest, Token, User};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{caller::Caller, problem::Problem, request::JsonBody};
+use crate::{
+    auth::{
+        SESSION_MS,
+        secret::{SESSION_PREFIX, random_token, token_hash},
+    },
+    clock::now_ms,
+    core::Core,
+};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
+    OpenApiRouter::new().routes(routes!(log_in)).routes(routes!(log_out)).routes(routes!(show_caller))
+}
+
+/// Trade a user name and a password for a session.
+#[utoipa::path(post, path = "/api/v1/login", tag = "login", request_body = LoginRequest, security(()),
+    responses((status = 200, body = Token), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
+async fn log_in(
+    State(core): State<Arc<Core>>,
+    JsonBody(request): JsonBody<LoginRequest>,
+) -> Result<Json<Token>, Problem> {
+    if let Some(wait) = core.logins.wait(&request.username, Instant::now()) {
+        metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
+        let seconds = wait.as_secs() + 1;
+        return Err(Problem::too_many(format!(
+            "too many failed logins for this user name: try again in {seconds} seconds"
+        )));
+    }
+    let credentials = core.db.credentials(&request.username).await?;
+    let hash = credentials.as_ref().map(|known| known.password_hash.clone());
+    let matches = core.passwords.verify(request.password, hash).await;
+    let Some(user) = credentials.filter(|_| matches).map(|known| known.user) else {
+        core.logins.failed(&request.username, Instant::now());
+        metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
+        return Err(Problem::unauthorized("the user name or the password is wrong"));
+    };
+    core.logins.succeeded(&request.username);
+    let (token, now) = (random_token(SESSION_PREFIX), now_ms());
+    core.db.create_session(token_hash(&token), user.id, now, now + SESSION_MS).await?;
+    tracing::info!(user.id = %user.id, "logged in");
+    Ok(Json(Token { token, expires_ms: Some(now + SESSION_MS), user }))
+}
+
+/// End the session that this request is made with. An API key stays.
+#[utoipa::path(post, path = "/api/v1/logout", tag = "login",
+    responses((status = 204), (status = 401, body = ErrorBody)))]
+async fn log_out(caller: Caller, State(core): State<Arc<Core>>) -> Result<StatusCode, Problem> {
+    if let Some(session) = caller.session {
+        core.db.delete_session(session).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who is asking.
+#[utoipa::path(get, path = "/api/v1/whoami", tag = "login",
+    responses((status = 200, body = User), (status = 401, body = ErrorBody)))]
+async fn show_caller(caller: Caller) -> Json<User> {
+    Json(caller.user)
+}

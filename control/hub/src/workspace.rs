@@ -1,0 +1,138 @@
+//! Workspaces: made together with their project, and filled from a person's machine.
+
+use std::{collections::BTreeMap, io};
+
+use bytes::Bytes;
+use ds_db::{NewCommit, NewProject};
+use ds_domain::{
+    CommitId, ProjectId, SnapshotId, VolumeId,
+    api::{ChangeKind, Commit, CreateProject, Event, FileChange, Project, User},
+    record::relative_path,
+};
+use futures_util::Stream;
+use uuid::Uuid;
+
+use crate::{
+    clock::now_ms,
+    core::Core,
+    error::chain,
+    http::{Problem, check_name},
+};
+
+/// Characters of a commit's message.
+const MESSAGE_CHARS: usize = 1000;
+
+impl Core {
+    /// Makes a project: first the volume at the store, then everything else in one transaction.
+    pub(crate) async fn create_project(&self, user: &User, request: CreateProject) -> Result<Project, Problem> {
+        check_name("project", &request.name)?;
+        if Uuid::parse_str(&request.name).is_ok() {
+            return Err(Problem::invalid("a project's name must not look like an id: choose another"));
+        }
+        let (workspace, snapshot) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
+        let guid = self.store.create_volume(workspace, snapshot).await?;
+        let new = NewProject {
+            id: ProjectId(Uuid::new_v4()),
+            name: request.name,
+            description: request.description,
+            owner: user.id,
+            workspace,
+            commit: CommitId(Uuid::new_v4()),
+            snapshot,
+            guid: guid.0,
+            created_ms: now_ms(),
+        };
+        if let Err(error) = self.db.create_project(&new).await {
+            if let Err(leak) = self.store.drop_volume(workspace).await {
+                tracing::warn!(volume.id = %workspace, error = %chain(&leak), "a volume without a project stays at the store");
+            }
+            return Err(error.into());
+        }
+        tracing::info!(project.id = %new.id, volume.id = %workspace, user.id = %user.id, "made a project");
+        Ok(self.db.project(user, &new.id.to_string()).await?)
+    }
+
+    /// Unpacks a tar over the head and makes that the head. A conflict if the head moved meanwhile.
+    pub(crate) async fn upload(
+        &self,
+        user: &User,
+        project: &Project,
+        path: &str,
+        message: &str,
+        tar: impl Stream<Item = io::Result<Bytes>> + Send,
+    ) -> Result<Commit, Problem> {
+        let path = folder(path)?;
+        let volume = project.workspace;
+        let head = self.db.head(volume).await?;
+        let snapshot = SnapshotId(Uuid::new_v4());
+        let imported = self.store.import_tar(volume, head.snapshot, snapshot, &path, tar).await?;
+        let new = NewCommit {
+            id: CommitId(Uuid::new_v4()),
+            volume,
+            snapshot,
+            guid: imported.guid.0,
+            parent: head.commit,
+            message: message_or(message, imported.files.len()),
+            author: user.username.clone(),
+            task: None,
+            metadata: BTreeMap::new(),
+            changes: changes(imported.files),
+            created_ms: now_ms(),
+        };
+        if let Err(error) = self.db.import_commit(&new).await {
+            if let Err(leak) = self.store.drop_snapshot(volume, snapshot).await {
+                tracing::warn!(snapshot.id = %snapshot, error = %chain(&leak), "an unused snapshot stays until it is collected");
+            }
+            return Err(match error {
+                ds_db::Error::Conflict(_) => Problem::conflict(
+                    "the workspace's head moved while the upload was under way: send it again to put it on the new head",
+                ),
+                error => error.into(),
+            });
+        }
+        tracing::info!(project.id = %project.id, commit.id = %new.id, user.id = %user.id, "recorded an upload");
+        self.advances.add(volume, snapshot);
+        self.events.publish(Event::Commit { project: project.id, id: new.id });
+        Ok(self.db.commit(new.id).await?)
+    }
+}
+
+fn folder(path: &str) -> Result<String, Problem> {
+    if path.split('/').all(|part| matches!(part, "" | ".")) && !path.starts_with('/') {
+        return Ok(String::new());
+    }
+    relative_path(path).map_err(|why| Problem::invalid(format!("cannot unpack into {path:?}: {why}")))
+}
+
+fn message_or(message: &str, files: usize) -> String {
+    let message: String = message.trim().chars().take(MESSAGE_CHARS).collect();
+    if !message.is_empty() {
+        return message;
+    }
+    format!("upload of {files} file{}", if files == 1 { "" } else { "s" })
+}
+
+fn changes(files: Vec<ds_proto::v1::ImportedFile>) -> Vec<FileChange> {
+    let change = |file: ds_proto::v1::ImportedFile| FileChange {
+        path: file.path,
+        change: if file.added { ChangeKind::Added } else { ChangeKind::Modified },
+        size_bytes: file.size_bytes,
+    };
+    files.into_iter().map(change).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_relative_and_the_root_is_empty() {
+        for root in ["", ".", "./"] {
+            assert_eq!(folder(root).unwrap(), "");
+        }
+        assert_eq!(folder("./data/raw/").unwrap(), "data/raw");
+        for bad in ["/", "/etc", "../x", "a/../../b"] {
+            assert!(folder(bad).is_err(), "{bad:?}");
+        }
+    }
+}

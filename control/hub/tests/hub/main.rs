@@ -1,0 +1,12 @@
+//! The hub from outside: real HTTP, real gRPC, a real database in a file. Runners are scripted and say so; the store is
+//! away, except in `with_store`, which runs a real one on a throw-away pool.
+
+mod access;
+mod fake_runner;
+mod login;
+mod nodes;
+mod openapi;
+mod recording;
+mod support;
+mod tasks;
+mod with_store;
