@@ -1,0 +1,239 @@
+//! One task, from being taken to being let go of.
+//!
+//! ```text
+//! Preparing ──▶ Running ──▶ Committing ──▶ Finished ──▶ let go
+//!     └── cannot run ───────────▲              ▲
+//!     └── not even a clone ────────────────────┘
+//! ```
+//! The stage is in the journal, and each can be repeated from its start: after a `kill -9`, and after an error that may
+//! pass. Start reading at [`Task::run`]; the stages are in [`prepare`], [`supervise`] and [`commit`].
+
+mod commit;
+mod ending;
+mod prepare;
+mod supervise;
+
+use std::{sync::Arc, time::Duration};
+
+use ds_domain::TaskId;
+use ds_proto::v1::{self, TaskPhase, from_runner::Message};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    backoff::Backoff,
+    clock::now_ms,
+    error::{Result, explain},
+    journal::{Entry, Journal, Stage},
+    node::Node,
+};
+
+/// Between two progress messages of one task.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// After this long without an acknowledgement a result is sent again.
+const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A task at work.
+pub(crate) struct Task {
+    node: Arc<Node>,
+    journal: Journal,
+    signals: Signals,
+    status: watch::Sender<Status>,
+}
+
+/// What the hub tells a task.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals {
+    /// End the command.
+    pub(crate) cancel: CancellationToken,
+    /// Drop everything.
+    pub(crate) forget: CancellationToken,
+    /// The log before this offset is stored.
+    pub(crate) log_acked: watch::Receiver<u64>,
+    /// The result is recorded; true if the head advanced to it.
+    pub(crate) finish_acked: watch::Receiver<Option<bool>>,
+}
+
+/// How far a task is, for the hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) phase: TaskPhase,
+    detail: String,
+    at_ms: i64,
+}
+
+impl Status {
+    /// What is known of a task that nobody has worked on yet.
+    pub(crate) fn of(stage: Stage) -> Self {
+        let phase = match stage {
+            Stage::Preparing => TaskPhase::Syncing,
+            Stage::Running => TaskPhase::Running,
+            Stage::Committing => TaskPhase::Committing,
+            Stage::Finished => TaskPhase::Finished,
+        };
+        Self { phase, detail: String::new(), at_ms: now_ms() }
+    }
+}
+
+impl Task {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        journal: Journal,
+        signals: Signals,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        Self { node, journal, signals, status }
+    }
+
+    /// Works until the hub has the result, or does not want it, and nothing of the task is left here.
+    pub(crate) async fn run(mut self) {
+        let Signals { forget, mut finish_acked, .. } = self.signals.clone();
+        let reporter = report(self.id(), Arc::clone(&self.node), self.status.subscribe());
+        let advanced = tokio::select! {
+            () = self.work() => unreachable!("work ends only by what follows"),
+            () = reporter => unreachable!("it lives as long as the status"),
+            () = forget.cancelled() => false,
+            acked = finish_acked.wait_for(Option::is_some) => acked.is_ok_and(|advanced| *advanced == Some(true)),
+        };
+        self.let_go(advanced).await;
+    }
+
+    /// Goes from stage to stage. What fails in a way that may pass is said and repeated.
+    async fn work(&mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            let worked = match self.journal.entry().stage {
+                Stage::Preparing => self.prepare().await,
+                Stage::Running => self.supervise().await,
+                Stage::Committing => self.commit().await,
+                Stage::Finished => self.finish().await,
+            };
+            match worked {
+                Ok(()) => backoff = Backoff::default(),
+                Err(error) => {
+                    let wait = backoff.next();
+                    self.trouble(&explain(&error));
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Sends the result over each connection until the hub has acknowledged it, which ends [`Task::work`].
+    async fn finish(&mut self) -> Result<()> {
+        self.tell(TaskPhase::Finished, "");
+        let result = self.journal.read_result()?;
+        loop {
+            let connection = self.node.hub.connected().await;
+            if connection.send(Message::Finished(result.clone())).await.is_ok() {
+                let _ = tokio::time::timeout(FINISH_PATIENCE, connection.closed()).await;
+            } else {
+                connection.closed().await;
+            }
+        }
+    }
+
+    /// Removes all that belongs to the task, the journal last.
+    async fn let_go(&mut self, advanced: bool) {
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.try_let_go(advanced).await {
+            tracing::warn!(task.id = %self.id(), "cannot let go of a task, trying again: {}", explain(&error));
+            backoff.wait().await;
+        }
+        tracing::info!(task.id = %self.id(), advanced, "let go of a task");
+    }
+
+    async fn try_let_go(&self, advanced: bool) -> Result<()> {
+        let spec = self.journal.spec();
+        self.node.docker.remove(spec.task).await?;
+        if advanced && let Err(error) = self.node.volumes.advance(spec.volume, spec.result).await {
+            if error.is_retryable() {
+                return Err(error.into());
+            }
+            // The store has the snapshot, so this copy can be fetched again when it is wanted.
+            let reason = explain(&error);
+            tracing::warn!(task.id = %spec.task, "did not advance this runner's copy of the workspace: {reason}");
+        }
+        self.node.volumes.drop_task(spec.task).await?;
+        self.journal.remove()
+    }
+
+    /// Writes down how the task ended; what follows is keeping the clone, if there is one.
+    async fn end(&mut self, result: v1::TaskFinished) -> Result<()> {
+        let spec = self.journal.spec();
+        let clone = self.node.volumes.task_mountpoint(spec.task, spec.volume).await?;
+        let stage = if clone.is_some() && self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
+        self.journal.write_result(&result).await?;
+        self.advance_to(stage).await
+    }
+
+    async fn advance_to(&mut self, stage: Stage) -> Result<()> {
+        self.journal.update(|entry| entry.stage = stage).await?;
+        tracing::info!(task.id = %self.id(), ?stage, "a task went on");
+        Ok(())
+    }
+
+    /// A result with what is known in every case.
+    fn result(&self, outcome: v1::Outcome, error: String) -> v1::TaskFinished {
+        let Entry { spec, image_digest, git_commit, .. } = self.journal.entry();
+        let warnings = git_commit.iter().zip(&spec.repository).map(|(commit, repository)| {
+            format!("checked out commit {commit} of {}", crate::checkout::without_secret(&repository.url))
+        });
+        v1::TaskFinished {
+            task_id: spec.task.to_bytes(),
+            outcome: outcome.into(),
+            error,
+            image: spec.image.clone(),
+            image_digest: image_digest.clone(),
+            ended_ms: now_ms(),
+            warnings: warnings.collect(),
+            ..v1::TaskFinished::default()
+        }
+    }
+
+    fn id(&self) -> TaskId {
+        self.journal.task()
+    }
+
+    /// Says what is being done.
+    fn tell(&self, phase: TaskPhase, detail: impl Into<String>) {
+        tell(&self.status, phase, detail.into());
+    }
+
+    /// Says what went wrong and is tried again.
+    fn trouble(&self, reason: &str) {
+        tracing::warn!(task.id = %self.id(), "trying again: {reason}");
+        let phase = self.status.borrow().phase;
+        self.tell(phase, format!("trying again: {reason}"));
+    }
+}
+
+fn tell(status: &watch::Sender<Status>, phase: TaskPhase, detail: String) {
+    status.send_replace(Status { phase, detail, at_ms: now_ms() });
+}
+
+/// Sends the newest status whenever it or the connection is another one. Never ends.
+async fn report(task: TaskId, node: Arc<Node>, mut status: watch::Receiver<Status>) {
+    let mut connections = node.hub.connections();
+    loop {
+        let connection = connections.borrow_and_update().clone();
+        let Status { phase, detail, at_ms } = status.borrow_and_update().clone();
+        // A finished task reports itself with its result.
+        if let Some(connection) = connection.filter(|_| phase != TaskPhase::Finished) {
+            let progress = v1::TaskProgress { task_id: task.to_bytes(), phase: phase.into(), detail, at_ms };
+            // A connection that closed meanwhile is followed by another one.
+            let _ = connection.send(Message::Progress(progress)).await;
+        }
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+        let changed = async {
+            tokio::select! {
+                changed = status.changed() => changed,
+                changed = connections.changed() => changed,
+            }
+        };
+        if changed.await.is_err() {
+            // The task is being dropped.
+            std::future::pending::<()>().await;
+        }
+    }
+}
