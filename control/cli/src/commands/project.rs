@@ -1,0 +1,193 @@
+//! `ds project`.
+
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use ds_domain::api::{Access, CreateProject, Member, Project};
+
+use crate::{
+    args::ProjectChoice,
+    context::Context,
+    output::{Table, text},
+    prompt,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProjectCommand {
+    /// Make a project with an empty workspace.
+    Create(CreateArgs),
+    /// List the projects that you can see.
+    #[command(after_help = "Example:\n  ds project ls")]
+    Ls,
+    /// Show a project.
+    #[command(after_help = "Example:\n  ds project show digits")]
+    Show(ProjectChoice),
+    /// Delete a project with its workspace, commits and runs. This cannot be undone.
+    #[command(after_help = "Example:\n  ds project rm digits")]
+    Rm {
+        /// Project, by name or id.
+        project: String,
+        /// Do not ask.
+        #[arg(short = 'y', long)]
+        yes: bool,
+    },
+    /// Who may do what in a project.
+    #[command(subcommand)]
+    Member(MemberCommand),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  ds project create digits --description 'Which digit is it?'")]
+pub(crate) struct CreateArgs {
+    /// Letters, digits, `-`, `_` and `.`; unique on the hub.
+    name: String,
+    /// One line for people.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    description: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Add somebody, or change what they may do.
+    #[command(after_help = "Example:\n  ds project member set digits bob editor")]
+    Set {
+        /// Project, by name or id.
+        project: String,
+        /// Who.
+        username: String,
+        /// What they may do: viewers read, editors run and upload, owners manage.
+        access: AccessName,
+    },
+    /// Take somebody out.
+    #[command(after_help = "Example:\n  ds project member rm digits bob")]
+    Rm {
+        /// Project, by name or id.
+        project: String,
+        /// Who.
+        username: String,
+    },
+    /// List the members.
+    #[command(after_help = "Example:\n  ds project member ls digits")]
+    Ls(ProjectChoice),
+}
+
+/// [`Access`], as it is typed.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum AccessName {
+    Viewer,
+    Editor,
+    Owner,
+}
+
+impl From<AccessName> for Access {
+    fn from(name: AccessName) -> Self {
+        match name {
+            AccessName::Viewer => Self::Viewer,
+            AccessName::Editor => Self::Editor,
+            AccessName::Owner => Self::Owner,
+        }
+    }
+}
+
+pub(crate) async fn run(context: &Context, command: ProjectCommand) -> Result<()> {
+    match command {
+        ProjectCommand::Create(args) => create(context, args).await,
+        ProjectCommand::Ls => list(context).await,
+        ProjectCommand::Show(choice) => show(context, &choice).await,
+        ProjectCommand::Rm { project, yes } => remove(context, &project, yes).await,
+        ProjectCommand::Member(command) => member(context, command).await,
+    }
+}
+
+async fn create(context: &Context, args: CreateArgs) -> Result<()> {
+    let request = CreateProject { name: args.name, description: args.description };
+    let project: Project = context.client.post(&["projects"]).body(&request).json().await?;
+    if context.out.json {
+        return context.out.print_json(&project);
+    }
+    context.out.note(format_args!("created the project {}; try `ds run -p {0} -- COMMAND`", project.name));
+    Ok(())
+}
+
+async fn list(context: &Context) -> Result<()> {
+    let projects: Vec<Project> = context.client.get(&["projects"]).pages(None).await?;
+    if context.out.json {
+        return context.out.print_json(&projects);
+    }
+    if projects.is_empty() {
+        context.out.note("no projects yet: create one with `ds project create NAME`");
+        return Ok(());
+    }
+    let mut table = Table::new(["=ID", "NAME", ">RUNS", "=ACCESS", "=CREATED", "DESCRIPTION"]);
+    for project in projects {
+        table.row([
+            text::short(project.id),
+            project.name,
+            project.runs.to_string(),
+            project.access.as_str().into(),
+            text::ago(project.created_ms),
+            project.description,
+        ]);
+    }
+    context.out.print_table(&table)
+}
+
+async fn show(context: &Context, choice: &ProjectChoice) -> Result<()> {
+    let name = context.project(choice.name()).await?;
+    let project: Project = context.client.get(&["projects", &name]).json().await?;
+    if context.out.json {
+        return context.out.print_json(&project);
+    }
+    context.out.print_fields(&[
+        ("project", project.name),
+        ("id", project.id.to_string()),
+        ("description", project.description),
+        ("head", project.head.to_string()),
+        ("workspace", project.workspace.to_string()),
+        ("runs", project.runs.to_string()),
+        ("your access", project.access.as_str().into()),
+        ("created", text::moment(project.created_ms)),
+    ])
+}
+
+async fn remove(context: &Context, name: &str, yes: bool) -> Result<()> {
+    let project: Project = context.client.get(&["projects", name]).json().await?;
+    let runs = text::count(project.runs, "run");
+    let question =
+        format!("Delete the project {} with {runs}, its workspace and all its commits?", project.name);
+    if !yes && !prompt::confirm(&question).await? {
+        bail!("nothing was deleted");
+    }
+    context.client.delete(&["projects", &project.id.to_string()]).done().await?;
+    context.out.note(format_args!("deleted the project {}", project.name));
+    Ok(())
+}
+
+async fn member(context: &Context, command: MemberCommand) -> Result<()> {
+    match command {
+        MemberCommand::Set { project, username, access } => {
+            let member = Member { username: username.clone(), access: access.into() };
+            context.client.put(&["projects", &project, "members", &username]).body(&member).done().await?;
+            context.out.note(format_args!("{username} is {} of {project}", member.access.as_str()));
+            Ok(())
+        }
+        MemberCommand::Rm { project, username } => {
+            context.client.delete(&["projects", &project, "members", &username]).done().await?;
+            context.out.note(format_args!("{username} is no member of {project} any more"));
+            Ok(())
+        }
+        MemberCommand::Ls(choice) => list_members(context, &choice).await,
+    }
+}
+
+async fn list_members(context: &Context, choice: &ProjectChoice) -> Result<()> {
+    let name = context.project(choice.name()).await?;
+    let members: Vec<Member> = context.client.get(&["projects", &name, "members"]).pages(None).await?;
+    if context.out.json {
+        return context.out.print_json(&members);
+    }
+    let mut table = Table::new(["NAME", "ACCESS"]);
+    for member in members {
+        table.row([member.username, member.access.as_str().into()]);
+    }
+    context.out.print_table(&table)
+}
