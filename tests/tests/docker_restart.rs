@@ -14,7 +14,10 @@ impl Docker {
     fn start(folder: &Path) -> Result<Self> {
         let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
         let host = format!("unix://{}", path("docker.sock"));
+        // A network namespace of its own: without a bridge, a daemon removes the machine's `docker0`.
         let arguments = [
+            "--net",
+            "dockerd",
             "--data-root",
             &path("data"),
             "--exec-root",
@@ -27,7 +30,7 @@ impl Docker {
             "--iptables=false",
         ];
         let daemon = Daemon::start(
-            Path::new("dockerd"),
+            Path::new("unshare"),
             arguments.iter().map(|s| (*s).to_owned()).collect(),
             vec![],
             folder.join("dockerd.log"),
