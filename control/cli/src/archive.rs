@@ -1,14 +1,14 @@
 //! A folder as a tar, made while it is sent.
 //!
 //! The names are in order, so that the same folder gives the same tar. Symbolic links are kept as links and never
-//! followed; `.git` is left out. Memory is bounded: a thread makes the tar no faster than the network takes it.
+//! followed; those that lead out of the folder are left out, and so is `.git`. Memory is bounded: a thread makes the tar no faster than the network takes it.
 
 use std::{
     fs,
     fs::File,
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -33,6 +33,8 @@ pub(crate) struct Inventory {
     pub(crate) bytes: u64,
     /// Bytes of the tar, but for names too long for a header.
     pub(crate) tar_bytes: u64,
+    /// Links to what is outside of the folder: left out, since it is not there on another machine.
+    pub(crate) outward: u64,
     /// Sockets, pipes and devices: left out.
     pub(crate) others: u64,
 }
@@ -46,19 +48,20 @@ pub(crate) fn survey(root: &Path) -> Result<Inventory> {
     let mut found = Inventory { tar_bytes: 2 * BLOCK, ..Inventory::default() };
     for entry in entries(root) {
         let entry = entry?;
-        let kind = entry.file_type();
-        if kind.is_file() {
-            let bytes = entry.metadata()?.len();
-            found.files += 1;
-            found.bytes += bytes;
-            found.tar_bytes += BLOCK + bytes.next_multiple_of(BLOCK);
-        } else if kind.is_symlink() {
-            found.files += 1;
-            found.tar_bytes += BLOCK;
-        } else if kind.is_dir() {
-            found.tar_bytes += BLOCK;
-        } else {
-            found.others += 1;
+        match Kind::of(&entry, root)? {
+            Kind::File => {
+                let bytes = entry.metadata()?.len();
+                found.files += 1;
+                found.bytes += bytes;
+                found.tar_bytes += BLOCK + bytes.next_multiple_of(BLOCK);
+            }
+            Kind::Link(_) => {
+                found.files += 1;
+                found.tar_bytes += BLOCK;
+            }
+            Kind::Folder => found.tar_bytes += BLOCK,
+            Kind::Outward => found.outward += 1,
+            Kind::Other => found.others += 1,
         }
     }
     Ok(found)
@@ -82,29 +85,79 @@ fn write_tar(root: &Path, out: &mut impl Write) -> Result<()> {
     let mut tar = tar::Builder::new(out);
     for entry in entries(root) {
         let entry = entry?;
-        let name = entry.path().strip_prefix(root).expect("a walk stays below its root");
-        append(&mut tar, &entry, name).with_context(|| format!("cannot read {}", entry.path().display()))?;
+        append(&mut tar, &entry, root).with_context(|| format!("cannot read {}", entry.path().display()))?;
     }
     tar.into_inner()?.flush()?;
     Ok(())
 }
 
-fn append(tar: &mut tar::Builder<impl Write>, entry: &DirEntry, name: &Path) -> Result<()> {
-    let kind = entry.file_type();
-    if kind.is_symlink() {
-        let target = fs::read_link(entry.path())?;
-        let mut header = header(&entry.metadata()?, tar::EntryType::Symlink, 0);
-        tar.append_link(&mut header, name, target)?;
-    } else if kind.is_dir() {
-        tar.append_data(&mut header(&entry.metadata()?, tar::EntryType::Directory, 0), name, io::empty())?;
-    } else if kind.is_file() {
-        let file = File::open(entry.path())?;
-        // Of the open file: what the walk saw may have been replaced meanwhile.
-        let metadata = file.metadata()?;
-        let mut header = header(&metadata, tar::EntryType::Regular, metadata.len());
-        tar.append_data(&mut header, name, Exactly { file, left: metadata.len() })?;
+fn append(tar: &mut tar::Builder<impl Write>, entry: &DirEntry, root: &Path) -> Result<()> {
+    let name = inside(entry, root);
+    match Kind::of(entry, root)? {
+        Kind::File => {
+            let file = File::open(entry.path())?;
+            // Of the open file: what the walk saw may have been replaced meanwhile.
+            let metadata = file.metadata()?;
+            let mut header = header(&metadata, tar::EntryType::Regular, metadata.len());
+            tar.append_data(&mut header, name, Exactly { file, left: metadata.len() })?;
+        }
+        Kind::Folder => {
+            let mut header = header(&entry.metadata()?, tar::EntryType::Directory, 0);
+            tar.append_data(&mut header, name, io::empty())?;
+        }
+        Kind::Link(target) => {
+            tar.append_link(&mut header(&entry.metadata()?, tar::EntryType::Symlink, 0), name, target)?;
+        }
+        Kind::Outward | Kind::Other => {}
     }
     Ok(())
+}
+
+/// How a name is sent.
+enum Kind {
+    File,
+    Folder,
+    Link(PathBuf),
+    Outward,
+    Other,
+}
+
+impl Kind {
+    fn of(entry: &DirEntry, root: &Path) -> Result<Self> {
+        let kind = entry.file_type();
+        if kind.is_symlink() {
+            let shown = || format!("cannot read the link {}", entry.path().display());
+            let target = fs::read_link(entry.path()).with_context(shown)?;
+            return Ok(if stays_below(inside(entry, root), &target) {
+                Self::Link(target)
+            } else {
+                Self::Outward
+            });
+        }
+        Ok(match (kind.is_file(), kind.is_dir()) {
+            (true, _) => Self::File,
+            (_, true) => Self::Folder,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// Whether the link `name` to `target` leads to something below the root, as far as names tell.
+fn stays_below(name: &Path, target: &Path) -> bool {
+    let mut depth = name.components().count().saturating_sub(1);
+    for component in target.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir if depth > 0 => depth -= 1,
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    true
+}
+
+fn inside<'a>(entry: &'a DirEntry, root: &Path) -> &'a Path {
+    entry.path().strip_prefix(root).expect("a walk stays below its root")
 }
 
 /// A header without owner: who the files belong to here means nothing there.
@@ -189,7 +242,9 @@ mod tests {
         fs::write(root.join("b/.git/config"), "secret").unwrap();
         fs::write(root.join("a.txt"), "one").unwrap();
         fs::write(root.join("c.bin"), vec![7; 3 * PIECE + 1]).unwrap();
-        symlink("/etc", root.join("link")).unwrap();
+        symlink("../a.txt", root.join("b/link")).unwrap();
+        symlink("/etc", root.join("out")).unwrap();
+        symlink("../../etc", root.join("b/out")).unwrap();
         folder
     }
 
@@ -216,10 +271,10 @@ mod tests {
         let expected = [
             ("a.txt", Regular),
             ("b", Directory),
+            ("b/link", Symlink),
             ("b/two.txt", Regular),
             ("c.bin", Regular),
             ("empty", Directory),
-            ("link", Symlink),
         ];
         assert_eq!(names, expected.map(|(name, kind)| (name.to_owned(), kind)));
         assert_eq!(bytes, collect(folder.path()).await);
@@ -230,7 +285,8 @@ mod tests {
     fn an_inventory_counts_what_is_sent() {
         let folder = folder();
         let found = survey(folder.path()).unwrap();
-        assert_eq!((found.files, found.bytes, found.others), (4, 6 + 3 * PIECE as u64 + 1, 0));
+        assert_eq!((found.files, found.bytes), (4, 6 + 3 * PIECE as u64 + 1));
+        assert_eq!((found.outward, found.others), (2, 0));
         assert!(survey(&folder.path().join("a.txt")).unwrap_err().to_string().contains("not a folder"));
         assert!(survey(&folder.path().join("none")).is_err());
     }

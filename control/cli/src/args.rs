@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{commit, completions, files, key, login, project, run, runner, runs, set, task, user};
+use crate::roles;
 
 pub(crate) mod values;
 
@@ -82,6 +83,10 @@ pub(crate) enum Command {
     /// Machines that execute tasks.
     #[command(subcommand)]
     Runner(runner::RunnerCommand),
+    /// Be a hub: what people and runners connect to, with the store in the same process.
+    Hub(Box<roles::hub::HubArgs>),
+    /// Be a store of its own: keep volumes for a hub that runs elsewhere.
+    Store(roles::store::StoreArgs),
     /// Print the completion script of a shell.
     Completions(completions::CompletionsArgs),
 }

@@ -15,7 +15,7 @@ use crate::config::{Credentials, is_loopback};
 
 mod error;
 
-pub(crate) use error::Error;
+pub(crate) use error::{Error, shown};
 
 /// This program's version.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -104,7 +104,7 @@ impl Client {
     async fn refusal(&self, response: Response, anonymous: bool) -> Error {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED && !anonymous {
-            let url = self.url.to_string();
+            let url = shown(&self.url);
             return match self.credentials {
                 Credentials::None => Error::NotLoggedIn { url },
                 _ => Error::LoginRefused { url },
@@ -132,7 +132,7 @@ impl Client {
             }
             None => "it does not look like a Dotstream hub, check the URL".into(),
         };
-        Error::Misunderstood { url: self.url.to_string(), status, advice }
+        Error::Misunderstood { url: shown(&self.url), status, advice }
     }
 }
 
@@ -203,8 +203,8 @@ impl Call<'_> {
         Ok(response.bytes_stream().map(move |part| part.map_err(|error| Error::receiving(&url, &error))))
     }
 
-    /// Asks page after page, until there are `limit` items or no more.
-    pub(crate) async fn pages<T: DeserializeOwned>(self, limit: Option<usize>) -> Result<Vec<T>, Error> {
+    /// Asks page after page, until there are `limit` items or no more; one page has all of them.
+    pub(crate) async fn pages<T: DeserializeOwned>(self, limit: Option<usize>) -> Result<Page<T>, Error> {
         let limit = limit.unwrap_or(usize::MAX);
         let mut items: Vec<T> = Vec::new();
         let mut cursor: Option<String> = None;
@@ -216,7 +216,7 @@ impl Call<'_> {
             items.truncate(limit);
             // A cursor that does not move on would be followed for ever.
             if items.len() >= limit || page.next.is_none() || page.next == cursor {
-                return Ok(items);
+                return Ok(Page { items, next: page.next });
             }
             cursor = page.next;
         }

@@ -3,8 +3,9 @@
 use anyhow::{Context as _, Result};
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, Globals},
     context::Context,
+    roles,
 };
 
 pub(crate) mod commit;
@@ -22,16 +23,23 @@ pub(crate) mod user;
 
 /// Runs a command. Returns the process's exit code.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    if let Command::Completions(args) = &cli.command {
-        return completions::print(args).map(|()| 0);
+    match cli.command {
+        Command::Completions(args) => completions::print(&args)?,
+        Command::Hub(args) => roles::hub::run(&args, cli.globals)?,
+        Command::Store(args) => roles::store::run(args)?,
+        Command::Runner(runner::RunnerCommand::Run(args)) => roles::runner::run(args)?,
+        command => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            return runtime.context("cannot start")?.block_on(verb(command, cli.globals));
+        }
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("cannot start")?.block_on(verb(cli))
+    Ok(0)
 }
 
-async fn verb(cli: Cli) -> Result<u8> {
-    let context = &Context::new(cli.globals)?;
-    match cli.command {
+/// What a person asks of a hub.
+async fn verb(command: Command, globals: Globals) -> Result<u8> {
+    let context = &Context::new(globals)?;
+    match command {
         Command::Login(args) => login::login(context, args).await?,
         Command::Logout => login::logout(context).await?,
         Command::Whoami => login::whoami(context).await?,
@@ -45,7 +53,7 @@ async fn verb(cli: Cli) -> Result<u8> {
         Command::Commit(command) => commit::run(context, command).await?,
         Command::Files(command) => files::run(context, command).await?,
         Command::Runner(command) => runner::run(context, command).await?,
-        Command::Completions(_) => unreachable!("handled before a runtime was needed"),
+        Command::Completions(_) | Command::Hub(_) | Command::Store(_) => unreachable!("these ask no hub"),
     }
     Ok(0)
 }

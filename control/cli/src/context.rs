@@ -1,7 +1,7 @@
 //! What every verb has at hand: settings, the hub, the output.
 
 use anyhow::Result;
-use ds_domain::api::Project;
+use ds_domain::api::{Page, Project};
 
 use crate::{
     args::Globals,
@@ -38,8 +38,8 @@ impl Context {
         if let Some(name) = chosen.or(self.settings.project.as_deref()) {
             return Ok(name.to_owned());
         }
-        let projects: Vec<Project> = self.client.get(&["projects"]).pages(Some(21)).await?;
-        match projects.as_slice() {
+        let projects: Page<Project> = self.client.get(&["projects"]).pages(Some(21)).await?;
+        match projects.items.as_slice() {
             [] => {
                 Err(Usage("there is no project yet: create one with `ds project create NAME`".into()).into())
             }
@@ -57,6 +57,7 @@ impl Context {
 
 /// Says that a password is about to cross a network in the clear.
 pub(crate) fn warn_exposed(out: &Output, url: &reqwest::Url) {
+    let url = client::shown(url);
     out.warn(format_args!(
         "the password goes to {url} unencrypted; use https where others share the network"
     ));

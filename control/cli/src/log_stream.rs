@@ -84,7 +84,7 @@ impl<'a> Patience<'a> {
         }
         if !self.away {
             self.away = true;
-            self.out.note(format_args!("{error}; trying again"));
+            self.out.note(format_args!("the hub does not answer ({}); trying again", error.why()));
         }
         self.pause().await;
         Ok(())

@@ -18,6 +18,7 @@ mod log_stream;
 mod output;
 mod progress;
 mod prompt;
+mod roles;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();

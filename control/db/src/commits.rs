@@ -11,7 +11,7 @@ use sqlx::{Any, Transaction, any::AnyRow};
 
 use crate::{
     Db, Error, NewProject, Result,
-    rows::{Columns, MAX_VALUES, NAME_KEY_BYTES, Sql, cursor, id_prefix, json, key, read_cursor, signed},
+    rows::{Columns, NAME_KEY_BYTES, ROWS, Sql, cursor, id_prefix, json, key, read_cursor, signed},
 };
 
 /// A commit to be recorded; a store has its snapshot.
@@ -52,7 +52,7 @@ pub struct Head {
     pub guid: u64,
 }
 
-fn no_commit(id: impl ToString) -> Error {
+fn no_commit(id: &(impl ToString + ?Sized)) -> Error {
     Error::NotFound { what: "commit", id: id.to_string() }
 }
 
@@ -78,7 +78,8 @@ fn commit(row: &AnyRow) -> Result<Commit> {
 impl Db {
     /// The newest commit of a volume.
     pub async fn head(&self, volume: VolumeId) -> Result<Head> {
-        let sql = "SELECT c.id, c.snapshot, c.guid FROM volumes v JOIN commits c ON c.id = v.head WHERE v.id = $1";
+        let sql =
+            "SELECT c.id, c.snapshot, c.guid FROM volumes v JOIN commits c ON c.id = v.head WHERE v.id = $1";
         let row = sqlx::query(sql).bind(volume.to_string()).fetch_optional(self.reader()).await?;
         let row = row.ok_or_else(|| Error::NotFound { what: "volume", id: volume.to_string() })?;
         Ok(Head { commit: row.parsed("id")?, snapshot: row.parsed("snapshot")?, guid: row.parsed("guid")? })
@@ -92,7 +93,9 @@ impl Db {
             return Ok(());
         }
         if !move_head(&mut tx, new).await? {
-            return Err(Error::Conflict("the workspace has changed meanwhile: try again on its newest commit".into()));
+            return Err(Error::Conflict(
+                "the workspace has changed meanwhile: try again on its newest commit".into(),
+            ));
         }
         insert_commit(&mut tx, new, None).await?;
         Ok(tx.commit().await?)
@@ -101,7 +104,7 @@ impl Db {
     /// A commit by id.
     pub async fn commit(&self, id: CommitId) -> Result<Commit> {
         let query = sqlx::query("SELECT * FROM commits WHERE id = $1").bind(id.to_string());
-        let row = query.fetch_optional(self.reader()).await?.ok_or_else(|| no_commit(id))?;
+        let row = query.fetch_optional(self.reader()).await?.ok_or_else(|| no_commit(&id))?;
         let mut commits = [commit(&row)?];
         self.add_runs(&mut commits).await?;
         let [commit] = commits;
@@ -112,7 +115,7 @@ impl Db {
     pub async fn project_of_commit(&self, id: CommitId) -> Result<ProjectId> {
         let sql = "SELECT v.project_id FROM commits c JOIN volumes v ON v.id = c.volume_id WHERE c.id = $1";
         let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(self.reader()).await?;
-        row.ok_or_else(|| no_commit(id))?.parsed("project_id")
+        row.ok_or_else(|| no_commit(&id))?.parsed("project_id")
     }
 
     /// A volume's commits, branches included, newest first.
@@ -155,7 +158,8 @@ impl Db {
 
     /// What a commit changed, by path.
     pub async fn commit_changes(&self, id: CommitId) -> Result<Vec<FileChange>> {
-        let sql = "SELECT path, kind, size_bytes FROM commit_files WHERE commit_id = $1 ORDER BY path_key, path";
+        let sql =
+            "SELECT path, kind, size_bytes FROM commit_files WHERE commit_id = $1 ORDER BY path_key, path";
         let rows = sqlx::query(sql).bind(id.to_string()).fetch_all(self.reader()).await?;
         rows.iter().map(change).collect()
     }
@@ -167,7 +171,13 @@ impl Db {
     }
 
     /// The one thing whose id starts so. `select` ends in the column of the id; `o.project_id` is whose it is.
-    pub(crate) async fn find(&self, viewer: &User, what: &'static str, select: &str, prefix: &str) -> Result<AnyRow> {
+    pub(crate) async fn find(
+        &self,
+        viewer: &User,
+        what: &'static str,
+        select: &str,
+        prefix: &str,
+    ) -> Result<AnyRow> {
         let none = || Error::NotFound { what, id: prefix.to_owned() };
         let start = id_prefix(prefix).ok_or_else(none)?;
         let mut sql = Sql::new(select);
@@ -194,7 +204,8 @@ pub(crate) fn change(row: &AnyRow) -> Result<FileChange> {
 
 /// Moves the head from the commit's parent to the commit; false if the head is another one.
 pub(crate) async fn move_head(tx: &mut Transaction<'static, Any>, new: &NewCommit) -> Result<bool> {
-    let query = sqlx::query("UPDATE volumes SET head = $1 WHERE id = $2 AND head = $3").bind(new.id.to_string());
+    let query =
+        sqlx::query("UPDATE volumes SET head = $1 WHERE id = $2 AND head = $3").bind(new.id.to_string());
     let query = query.bind(new.volume.to_string()).bind(new.parent.to_string());
     Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
 }
@@ -210,7 +221,7 @@ pub(crate) async fn insert_commit(
 ) -> Result<()> {
     let parent = sqlx::query("SELECT depth FROM commits WHERE id = $1 AND volume_id = $2");
     let parent = parent.bind(new.parent.to_string()).bind(new.volume.to_string());
-    let parent = parent.fetch_optional(&mut **tx).await?.ok_or_else(|| no_commit(new.parent))?;
+    let parent = parent.fetch_optional(&mut **tx).await?.ok_or_else(|| no_commit(&new.parent))?;
     let query = sqlx::query(INSERT_COMMIT).bind(new.id.to_string()).bind(new.volume.to_string());
     let query = query.bind(new.snapshot.to_string()).bind(new.guid.to_string()).bind(new.parent.to_string());
     let query = query.bind(parent.int("depth")? + 1).bind(new.message.clone()).bind(new.author.clone());
@@ -222,11 +233,16 @@ pub(crate) async fn insert_commit(
 
 async fn insert_changes(tx: &mut Transaction<'static, Any>, new: &NewCommit) -> Result<()> {
     let numbered: Vec<(i64, &FileChange)> = (0..).zip(&new.changes).collect();
-    for batch in numbered.chunks(MAX_VALUES / 7) {
-        let mut sql =
-            Sql::new("INSERT INTO commit_files (commit_id, position, volume_id, path_key, path, kind, size_bytes) VALUES");
+    for batch in numbered.chunks(ROWS) {
+        let mut sql = Sql::new(
+            "INSERT INTO commit_files (commit_id, position, volume_id, path_key, path, kind, size_bytes) VALUES",
+        );
         for (index, (position, change)) in batch.iter().enumerate() {
-            sql.push(if index == 0 { " (" } else { ", (" }).bind(new.id.to_string()).push(", ").bind(*position).push(", ");
+            sql.push(if index == 0 { " (" } else { ", (" })
+                .bind(new.id.to_string())
+                .push(", ")
+                .bind(*position)
+                .push(", ");
             sql.bind(new.volume.to_string()).push(", ").bind(key(&change.path, NAME_KEY_BYTES)).push(", ");
             sql.bind(change.path.clone()).push(", ").bind(change.change.as_str().to_owned()).push(", ");
             sql.bind(signed(change.size_bytes)).push(")");

@@ -42,7 +42,9 @@ pub enum Error {
     #[error("the metadata database failed")]
     Database(#[from] sqlx::Error),
     /// The schema could not be brought up to date.
-    #[error("the metadata database could not be brought to this version's schema; was it used by a newer one?")]
+    #[error(
+        "the metadata database could not be brought to this version's schema; was it used by a newer one?"
+    )]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A stored value that this program cannot read.
     #[error("the metadata database holds a {what} that this version cannot read: {value:?}")]
@@ -63,7 +65,9 @@ impl Error {
             sqlx::Error::Database(inner) => inner.code().is_some_and(|code| {
                 // SQLite: BUSY and LOCKED with their variants. PostgreSQL: serialization, deadlock, connection, shutdown.
                 let sqlite = code.parse::<u32>().is_ok_and(|n| code.len() < 5 && matches!(n & 0xff, 5 | 6));
-                sqlite || matches!(&*code, "40001" | "40P01" | "57P01" | "57P02" | "57P03") || code.starts_with("08")
+                sqlite
+                    || matches!(&*code, "40001" | "40P01" | "57P01" | "57P02" | "57P03")
+                    || code.starts_with("08")
             }),
             _ => false,
         }

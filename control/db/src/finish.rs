@@ -67,7 +67,11 @@ impl Db {
     }
 }
 
-async fn record(tx: &mut Transaction<'static, Any>, finish: &FinishTask, committed: &Committed) -> Result<()> {
+async fn record(
+    tx: &mut Transaction<'static, Any>,
+    finish: &FinishTask,
+    committed: &Committed,
+) -> Result<()> {
     let commit = &committed.commit;
     check(tx, finish.task, commit).await?;
     let advanced = move_head(tx, commit).await?;
@@ -88,7 +92,8 @@ async fn record(tx: &mut Transaction<'static, Any>, finish: &FinishTask, committ
 async fn check(tx: &mut Transaction<'static, Any>, task: TaskId, commit: &NewCommit) -> Result<()> {
     let sql = "SELECT volume_id, base_commit, result_snapshot FROM tasks WHERE id = $1";
     let row = sqlx::query(sql).bind(task.to_string()).fetch_one(&mut **tx).await?;
-    let told = (row.parsed("volume_id")?, row.optional_parsed("base_commit")?, row.parsed("result_snapshot")?);
+    let told =
+        (row.parsed("volume_id")?, row.optional_parsed("base_commit")?, row.parsed("result_snapshot")?);
     if told != (commit.volume, Some(commit.parent), commit.snapshot) {
         return Err(Error::Conflict(format!("the result is not the one that task {task} was started for")));
     }

@@ -1,4 +1,3 @@
-#![allow(unused)]
 //! The hub's metadata in SQLite or PostgreSQL, behind the same queries.
 //!
 //! [`Db`] has one method for each thing that the hub does to its metadata; a method that writes is one transaction. Ids and

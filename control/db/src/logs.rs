@@ -15,7 +15,8 @@ impl Db {
         let mut tx = self.begin().await?;
         let query = sqlx::query("SELECT log_bytes FROM tasks WHERE id = $1").bind(task.to_string());
         let row = query.fetch_optional(&mut *tx).await?;
-        let stored = row.ok_or_else(|| Error::NotFound { what: "task", id: task.to_string() })?.size("log_bytes")?;
+        let stored =
+            row.ok_or_else(|| Error::NotFound { what: "task", id: task.to_string() })?.size("log_bytes")?;
         if offset > stored {
             return Err(Error::LogGap { task, stored, offset });
         }
@@ -23,12 +24,24 @@ impl Db {
         let Some(new) = data.get(known..).filter(|new| !new.is_empty()) else { return Ok(stored) };
         let end = stored + new.len() as u64;
         let sql = "UPDATE tasks SET log_bytes = $1 WHERE id = $2 AND log_bytes = $3";
-        let moved = sqlx::query(sql).bind(signed(end)).bind(task.to_string()).bind(signed(stored)).execute(&mut *tx).await?;
+        let moved = sqlx::query(sql)
+            .bind(signed(end))
+            .bind(task.to_string())
+            .bind(signed(stored))
+            .execute(&mut *tx)
+            .await?;
         if moved.rows_affected() == 0 {
-            return Err(Error::Conflict(format!("another writer appends to the log of task {task}: try again")));
+            return Err(Error::Conflict(format!(
+                "another writer appends to the log of task {task}: try again"
+            )));
         }
         let sql = "INSERT INTO task_logs (task_id, start_byte, data) VALUES ($1, $2, $3)";
-        sqlx::query(sql).bind(task.to_string()).bind(signed(stored)).bind(new.to_vec()).execute(&mut *tx).await?;
+        sqlx::query(sql)
+            .bind(task.to_string())
+            .bind(signed(stored))
+            .bind(new.to_vec())
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
         Ok(end)
     }

@@ -43,15 +43,23 @@ impl Db {
     }
 
     async fn postgres(url: &str) -> Result<Self> {
-        let pool =
-            AnyPoolOptions::new().max_connections(POSTGRES_CONNECTIONS).acquire_timeout(PATIENCE).connect(url).await?;
+        let pool = AnyPoolOptions::new()
+            .max_connections(POSTGRES_CONNECTIONS)
+            .acquire_timeout(PATIENCE)
+            .connect(url)
+            .await?;
         Ok(Self { reader: pool.clone(), writer: pool, begin: "BEGIN" })
     }
 
     async fn sqlite(url: &str) -> Result<Self> {
-        let path = url.strip_prefix("sqlite:").filter(|path| !path.is_empty() && !path.contains([':', '?'])).ok_or_else(|| {
-            Error::Invalid(format!("{url:?} names no database: give sqlite:/path/to/file or postgres://user@host/name"))
-        })?;
+        let path = url
+            .strip_prefix("sqlite:")
+            .filter(|path| !path.is_empty() && !path.contains([':', '?']))
+            .ok_or_else(|| {
+                Error::Invalid(format!(
+                    "{url:?} names no database: give sqlite:/path/to/file or postgres://user@host/name"
+                ))
+            })?;
         let url = format!("sqlite:{path}?mode=rwc");
         let pool = |connections| {
             let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(PATIENCE);

@@ -112,8 +112,13 @@ impl Db {
     pub async fn project(&self, viewer: &User, id_or_name: &str) -> Result<Project> {
         let id = id_or_name.parse::<ProjectId>().map_or_else(|_| id_or_name.to_owned(), |id| id.to_string());
         // A name may look like another project's id: the id wins.
-        let sql = format!("{PROJECT} WHERE p.id = $2 OR p.name = $3 ORDER BY CASE WHEN p.id = $2 THEN 0 ELSE 1 END LIMIT 1");
-        let query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(viewer.id.to_string()).bind(id).bind(id_or_name.to_owned());
+        let sql = format!(
+            "{PROJECT} WHERE p.id = $2 OR p.name = $3 ORDER BY CASE WHEN p.id = $2 THEN 0 ELSE 1 END LIMIT 1"
+        );
+        let query = sqlx::query(sqlx::AssertSqlSafe(sql))
+            .bind(viewer.id.to_string())
+            .bind(id)
+            .bind(id_or_name.to_owned());
         let row = query.fetch_optional(self.reader()).await?;
         let found = row.map(|row| project(&row, viewer)).transpose()?.flatten();
         found.ok_or_else(|| Error::NotFound { what: "project", id: id_or_name.to_owned() })
@@ -121,21 +126,25 @@ impl Db {
 
     /// The projects that `viewer` may see, by name.
     pub async fn projects(&self, viewer: &User) -> Result<Vec<Project>> {
-        let query = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT} ORDER BY p.name"))).bind(viewer.id.to_string());
+        let query = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT} ORDER BY p.name")))
+            .bind(viewer.id.to_string());
         let rows = query.fetch_all(self.reader()).await?;
         rows.iter().filter_map(|row| project(row, viewer).transpose()).collect()
     }
 
     /// A project by id.
     pub async fn project_row(&self, id: ProjectId) -> Result<ProjectRow> {
-        let query = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} WHERE p.id = $1"))).bind(id.to_string());
+        let query =
+            sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} WHERE p.id = $1"))).bind(id.to_string());
         let row = query.fetch_optional(self.reader()).await?;
         project_row(&row.ok_or_else(|| Error::NotFound { what: "project", id: id.to_string() })?)
     }
 
     /// All projects, for reconciliation with the stores.
     pub async fn project_rows(&self) -> Result<Vec<ProjectRow>> {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} ORDER BY p.id"))).fetch_all(self.reader()).await?;
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} ORDER BY p.id")))
+            .fetch_all(self.reader())
+            .await?;
         rows.iter().map(project_row).collect()
     }
 
@@ -190,7 +199,12 @@ async fn lock(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Result<
     }
 }
 
-async fn put_member(tx: &mut Transaction<'static, Any>, project: ProjectId, user: UserId, access: Access) -> Result<()> {
+async fn put_member(
+    tx: &mut Transaction<'static, Any>,
+    project: ProjectId,
+    user: UserId,
+    access: Access,
+) -> Result<()> {
     let sql = "INSERT INTO members (project_id, user_id, access) VALUES ($1, $2, $3) \
         ON CONFLICT (project_id, user_id) DO UPDATE SET access = excluded.access";
     let query = sqlx::query(sql).bind(project.to_string()).bind(user.to_string()).bind(access.as_str());
@@ -203,6 +217,8 @@ async fn has_owner(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Re
     let query = query.bind(project.to_string()).bind(Access::Owner.as_str());
     match query.fetch_optional(&mut **tx).await? {
         Some(_) => Ok(()),
-        None => Err(Error::Conflict("this is the project's last owner: make somebody else an owner first".into())),
+        None => {
+            Err(Error::Conflict("this is the project's last owner: make somebody else an owner first".into()))
+        }
     }
 }

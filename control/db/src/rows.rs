@@ -15,8 +15,11 @@ use crate::{Error, Result};
 pub(crate) const NAME_KEY_BYTES: usize = 500;
 /// Bytes of a value that an index holds.
 pub(crate) const TEXT_KEY_BYTES: usize = 200;
-/// Values that one statement may have: SQLite's limit is 32,766.
-pub(crate) const MAX_VALUES: usize = 30_000;
+/// Rows in one `INSERT`. SQLite looks its parameters up by walking over all of them, so that a statement with thousands
+/// of values takes seconds; many small ones in one transaction do not.
+pub(crate) const ROWS: usize = 50;
+/// Ids in one `IN (...)`, for the same reason.
+pub(crate) const IDS: usize = 500;
 
 /// A statement that is put together from parts; values go in as `$1`, `$2`, ..., never as text.
 #[derive(Default)]
@@ -122,7 +125,8 @@ impl Columns for AnyRow {
 
 /// What a JSON column holds.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).expect("maps with text keys, lists and plain structs can always be written as JSON")
+    serde_json::to_string(value)
+        .expect("maps with text keys, lists and plain structs can always be written as JSON")
 }
 
 /// A size as the database keeps it.
@@ -153,8 +157,11 @@ pub(crate) fn cursor<T: Serialize>(position: &T) -> String {
 pub(crate) fn read_cursor<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>> {
     use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
     let Some(text) = text else { return Ok(None) };
-    let position = BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|json| serde_json::from_slice(&json).ok());
-    position.map(Some).ok_or_else(|| Error::Invalid(format!("{text:?} is no cursor of this list: start at its first page")))
+    let position =
+        BASE64_URL_SAFE_NO_PAD.decode(text).ok().and_then(|json| serde_json::from_slice(&json).ok());
+    position
+        .map(Some)
+        .ok_or_else(|| Error::Invalid(format!("{text:?} is no cursor of this list: start at its first page")))
 }
 
 /// The hyphenated start of an id, however it was typed; `None` if no id starts so.

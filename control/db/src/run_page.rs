@@ -16,7 +16,7 @@ use crate::{
 
 /// A condition that no more runs than this meet is looked up first; one that more meet is checked run by run, in the order
 /// of the page.
-const RARE: usize = 2000;
+const RARE: u32 = 2000;
 
 /// Where a page ended: the sort key of its last run. Numbers are kept bit by bit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,7 +41,11 @@ struct Condition<'a> {
 }
 
 /// The ids of a page, and its cursor if there is more.
-pub(crate) async fn page_of(db: &Db, project: ProjectId, query: &RunQuery) -> Result<(Vec<RunId>, Option<String>)> {
+pub(crate) async fn page_of(
+    db: &Db,
+    project: ProjectId,
+    query: &RunQuery,
+) -> Result<(Vec<RunId>, Option<String>)> {
     let after: Option<Position> = read_cursor(query.cursor.as_deref())?;
     let conditions = conditions(db, project, query).await?;
     let limit = query.limit as usize;
@@ -105,12 +109,13 @@ impl Position {
 async fn conditions<'a>(db: &Db, project: ProjectId, query: &'a RunQuery) -> Result<Vec<Condition<'a>>> {
     let mut conditions = Vec::with_capacity(query.filters.len());
     for filter in &query.filters {
-        let mut sql = Sql::new("SELECT COUNT(*) AS found FROM (SELECT 1 FROM run_values f WHERE f.project_id = ");
+        let mut sql =
+            Sql::new("SELECT COUNT(*) AS found FROM (SELECT 1 FROM run_values f WHERE f.project_id = ");
         sql.bind(project.to_string()).push(" AND ");
         matches(&mut sql, "f", filter);
-        sql.push(" LIMIT ").bind(RARE as i64 + 1).push(") few");
+        sql.push(" LIMIT ").bind(i64::from(RARE) + 1).push(") few");
         let found = sql.query().fetch_one(db.reader()).await?.size("found")?;
-        conditions.push(Condition { filter, rare: found <= RARE as u64 });
+        conditions.push(Condition { filter, rare: found <= u64::from(RARE) });
     }
     Ok(conditions)
 }
@@ -124,7 +129,9 @@ fn statement(
     limit: usize,
 ) -> Sql {
     let (mut sql, id) = match (&query.sort, part) {
-        (Sort::Value(kind, name), Part::Number | Part::Text) => (of_value(project, *kind, name, part), "s.run_id"),
+        (Sort::Value(kind, name), Part::Number | Part::Text) => {
+            (of_value(project, *kind, name, part), "s.run_id")
+        }
         (sort, _) => (of_created(project, sort), "s.id"),
     };
     if let Some(after) = after {
@@ -148,7 +155,8 @@ fn statement(
 }
 
 fn of_value(project: ProjectId, kind: Kind, name: &str, part: Part) -> Sql {
-    let mut sql = Sql::new("SELECT s.run_id AS id, s.number, s.text_key FROM run_values s WHERE s.project_id = ");
+    let mut sql =
+        Sql::new("SELECT s.run_id AS id, s.number, s.text_key FROM run_values s WHERE s.project_id = ");
     sql.bind(project.to_string());
     named(sql.push(" AND "), "s", kind, name);
     sql.push(if part == Part::Number { " AND s.number IS NOT NULL" } else { " AND s.number IS NULL" });
@@ -171,10 +179,18 @@ fn beyond(sql: &mut Sql, after: &Position, descending: bool) {
     let order = if descending { ") < (" } else { ") > (" };
     match after {
         Position::Number(bits, run) => {
-            sql.push(" AND (s.number, s.run_id").push(order).bind(f64::from_bits(*bits)).push(", ").bind(run.to_string());
+            sql.push(" AND (s.number, s.run_id")
+                .push(order)
+                .bind(f64::from_bits(*bits))
+                .push(", ")
+                .bind(run.to_string());
         }
         Position::Text(text, run) => {
-            sql.push(" AND (s.text_key, s.run_id").push(order).bind(text.clone()).push(", ").bind(run.to_string());
+            sql.push(" AND (s.text_key, s.run_id")
+                .push(order)
+                .bind(text.clone())
+                .push(", ")
+                .bind(run.to_string());
         }
         Position::Created(created_ms, position, run) => {
             sql.push(" AND (s.created_ms, s.position, s.id").push(order).bind(*created_ms);
@@ -191,7 +207,9 @@ fn meets(sql: &mut Sql, project: ProjectId, id: &str, condition: &Condition<'_>,
     if sorted && part != Part::Created {
         matches(sql, "s", filter);
     } else if rare {
-        sql.push(id).push(" IN (SELECT f.run_id FROM run_values f WHERE f.project_id = ").bind(project.to_string());
+        sql.push(id)
+            .push(" IN (SELECT f.run_id FROM run_values f WHERE f.project_id = ")
+            .bind(project.to_string());
         matches(sql.push(" AND "), "f", filter);
         sql.push(")");
     } else {

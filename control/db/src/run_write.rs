@@ -10,14 +10,12 @@ use sqlx::{Any, Transaction};
 
 use crate::{
     Db, Error, Result,
-    rows::{Columns, MAX_VALUES, NAME_KEY_BYTES, Sql, TEXT_KEY_BYTES, json, key, taken},
+    rows::{Columns, IDS, NAME_KEY_BYTES, ROWS, Sql, TEXT_KEY_BYTES, json, key, taken},
     run_query::Kind,
 };
 
 /// Runs in one call.
 const MAX_RUNS: usize = 1000;
-/// Rows in one statement: more is no faster, and it has to be put together in memory.
-const ROWS: usize = 500;
 
 impl Db {
     /// Records runs on commits that exist, all or none; returns the ids that are new. At most 1,000. A run id that is
@@ -47,7 +45,7 @@ pub(crate) async fn insert_runs(tx: &mut Transaction<'static, Any>, runs: &[Run]
 async fn known(tx: &mut Transaction<'static, Any>, runs: &[Run]) -> Result<HashSet<RunId>> {
     let mut known = HashSet::new();
     let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
-    for batch in ids.chunks(MAX_VALUES) {
+    for batch in ids.chunks(IDS) {
         let mut sql = Sql::new("SELECT id FROM runs WHERE id IN ");
         sql.bind_list(batch);
         for row in sql.query().fetch_all(&mut **tx).await? {
@@ -85,7 +83,9 @@ async fn insert_values(tx: &mut Transaction<'static, Any>, runs: &[(i64, &Run)])
     // Two long names may have the same key; the first one is found by it.
     let mut values: BTreeMap<(RunId, &str, String), (&Run, &str)> = BTreeMap::new();
     for (_, run) in runs {
-        for (kind, map) in [(Kind::Parameter, &run.parameters), (Kind::Metric, &run.metrics), (Kind::Label, &run.labels)] {
+        for (kind, map) in
+            [(Kind::Parameter, &run.parameters), (Kind::Metric, &run.metrics), (Kind::Label, &run.labels)]
+        {
             for (name, text) in map {
                 values.entry((run.id, kind.column(), key(name, NAME_KEY_BYTES))).or_insert((run, text));
             }
@@ -93,10 +93,16 @@ async fn insert_values(tx: &mut Transaction<'static, Any>, runs: &[(i64, &Run)])
     }
     let rows: Vec<_> = values.into_iter().collect();
     for batch in rows.chunks(ROWS) {
-        let mut sql = Sql::new("INSERT INTO run_values (run_id, project_id, kind, name, text_key, number) VALUES");
+        let mut sql =
+            Sql::new("INSERT INTO run_values (run_id, project_id, kind, name, text_key, number) VALUES");
         for (index, ((id, kind, name), (run, text))) in batch.iter().enumerate() {
             sql.push(if index == 0 { " (" } else { ", (" }).bind(id.to_string()).push(", ");
-            sql.bind(run.project.to_string()).push(", ").bind((*kind).to_owned()).push(", ").bind(name.clone()).push(", ");
+            sql.bind(run.project.to_string())
+                .push(", ")
+                .bind((*kind).to_owned())
+                .push(", ")
+                .bind(name.clone())
+                .push(", ");
             sql.bind(key(text, TEXT_KEY_BYTES)).push(", ").bind(number(text)).push(")");
         }
         sql.query().execute(&mut **tx).await?;
@@ -110,7 +116,10 @@ pub(crate) fn number(text: &str) -> Option<f64> {
 }
 
 async fn insert_files(tx: &mut Transaction<'static, Any>, runs: &[(i64, &Run)]) -> Result<()> {
-    let of = |run: &'_ Run, direction: &'static str, files: &[RunFile]| -> Vec<(RunId, &'static str, i64, RunFile)> {
+    let of = |run: &'_ Run,
+              direction: &'static str,
+              files: &[RunFile]|
+     -> Vec<(RunId, &'static str, i64, RunFile)> {
         (0..).zip(files).map(|(position, file)| (run.id, direction, position, file.clone())).collect()
     };
     let rows: Vec<_> = runs
@@ -118,10 +127,17 @@ async fn insert_files(tx: &mut Transaction<'static, Any>, runs: &[(i64, &Run)]) 
         .flat_map(|(_, run)| of(run, "i", &run.inputs).into_iter().chain(of(run, "o", &run.outputs)))
         .collect();
     for batch in rows.chunks(ROWS) {
-        let mut sql = Sql::new("INSERT INTO run_files (run_id, direction, position, path, commit_id, written_by) VALUES");
+        let mut sql = Sql::new(
+            "INSERT INTO run_files (run_id, direction, position, path, commit_id, written_by) VALUES",
+        );
         for (index, (id, direction, position, file)) in batch.iter().enumerate() {
             sql.push(if index == 0 { " (" } else { ", (" }).bind(id.to_string()).push(", ");
-            sql.bind((*direction).to_owned()).push(", ").bind(*position).push(", ").bind(file.path.clone()).push(", ");
+            sql.bind((*direction).to_owned())
+                .push(", ")
+                .bind(*position)
+                .push(", ")
+                .bind(file.path.clone())
+                .push(", ");
             sql.bind(file.commit.map(|id| id.to_string())).push(", ");
             sql.bind(file.written_by.map(|id| id.to_string())).push(")");
         }

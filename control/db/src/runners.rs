@@ -85,12 +85,14 @@ fn digest(text: &str) -> Option<[u8; 32]> {
     bytes.try_into().ok()
 }
 
-fn no_runner(id: impl ToString) -> Error {
+fn no_runner(id: &(impl ToString + ?Sized)) -> Error {
     Error::NotFound { what: "runner", id: id.to_string() }
 }
 
 fn used() -> Error {
-    Error::Conflict("this registration token was used already: make a new one with `ds runner create NAME`".into())
+    Error::Conflict(
+        "this registration token was used already: make a new one with `ds runner create NAME`".into(),
+    )
 }
 
 impl Db {
@@ -98,8 +100,10 @@ impl Db {
     pub async fn create_runner(&self, new: &NewRunner) -> Result<()> {
         let sql = "INSERT INTO runners (id, name, token, token_expires_ms, labels, slots, version, created_ms) \
             VALUES ($1, $2, $3, $4, '{}', 0, '', $5)";
-        let query = sqlx::query(sql).bind(new.id.to_string()).bind(new.name.clone()).bind(new.token.to_string());
-        let words = || format!("there is a runner {:?} already: choose another name, or remove it first", new.name);
+        let query =
+            sqlx::query(sql).bind(new.id.to_string()).bind(new.name.clone()).bind(new.token.to_string());
+        let words =
+            || format!("there is a runner {:?} already: choose another name, or remove it first", new.name);
         let query = query.bind(new.token_expires_ms).bind(new.created_ms);
         query.execute(self.writer()).await.map_err(taken(words))?;
         Ok(())
@@ -110,7 +114,10 @@ impl Db {
         let mut sql = Sql::new(RUNNER);
         sql.push(" AND r.token = ").bind(token.to_string());
         let row = sql.query().fetch_optional(self.reader()).await?;
-        let row = row.ok_or_else(|| Error::NotFound { what: "runner for this registration token", id: String::new() })?;
+        let row = row.ok_or_else(|| Error::NotFound {
+            what: "runner for this registration token",
+            id: String::new(),
+        })?;
         if row.optional_text("certificate")?.is_some() {
             return Err(used());
         }
@@ -123,10 +130,16 @@ impl Db {
 
     /// Uses up a registration token: from now on the runner is who has this certificate. A conflict if it was used
     /// meanwhile.
-    pub async fn register_runner(&self, token: TokenHash, certificate: [u8; 32], now_ms: i64) -> Result<RunnerRow> {
+    pub async fn register_runner(
+        &self,
+        token: TokenHash,
+        certificate: [u8; 32],
+        now_ms: i64,
+    ) -> Result<RunnerRow> {
         let known = self.runner_of_token(token, now_ms).await?;
         let sql = "UPDATE runners SET certificate = $1, registered_ms = $2 WHERE token = $3 AND certificate IS NULL";
-        let query = sqlx::query(sql).bind(TokenHash(certificate).to_string()).bind(now_ms).bind(token.to_string());
+        let query =
+            sqlx::query(sql).bind(TokenHash(certificate).to_string()).bind(now_ms).bind(token.to_string());
         match query.execute(self.writer()).await?.rows_affected() {
             0 => Err(used()),
             _ => self.runner(known.runner.id).await,
@@ -161,17 +174,19 @@ impl Db {
     pub async fn runner_connected(&self, id: RunnerId, hello: &RunnerHello, seen_ms: i64) -> Result<()> {
         let sql = "UPDATE runners SET labels = $2, slots = $3, version = $4, machine = $5, seen_ms = $6 \
             WHERE id = $1 AND removed_ms IS NULL";
-        let query = sqlx::query(sql).bind(id.to_string()).bind(json(&hello.labels)).bind(i64::from(hello.slots));
+        let query =
+            sqlx::query(sql).bind(id.to_string()).bind(json(&hello.labels)).bind(i64::from(hello.slots));
         let query = query.bind(hello.version.clone()).bind(json(&hello.machine)).bind(seen_ms);
         match query.execute(self.writer()).await?.rows_affected() {
-            0 => Err(no_runner(id)),
+            0 => Err(no_runner(&id)),
             _ => Ok(()),
         }
     }
 
     /// Notes that a runner was heard.
     pub async fn runner_seen(&self, id: RunnerId, seen_ms: i64) -> Result<()> {
-        let query = sqlx::query("UPDATE runners SET seen_ms = $1 WHERE id = $2").bind(seen_ms).bind(id.to_string());
+        let query =
+            sqlx::query("UPDATE runners SET seen_ms = $1 WHERE id = $2").bind(seen_ms).bind(id.to_string());
         query.execute(self.writer()).await?;
         Ok(())
     }
@@ -183,7 +198,10 @@ impl Db {
             (SELECT 1 FROM tasks t WHERE t.runner_id = runners.id AND t.state IN ('scheduled', 'running'))";
         let query = sqlx::query(sql).bind(now_ms).bind(id.to_string());
         match query.execute(self.writer()).await?.rows_affected() {
-            0 => Err(Error::Conflict(format!("the runner has {} tasks: wait for them, or cancel them first", busy.max(1)))),
+            0 => Err(Error::Conflict(format!(
+                "the runner has {} tasks: wait for them, or cancel them first",
+                busy.max(1)
+            ))),
             _ => Ok(()),
         }
     }

@@ -11,7 +11,7 @@ use sqlx::any::AnyRow;
 
 use crate::{
     Db, Error, Result,
-    rows::{Columns, MAX_VALUES, Sql},
+    rows::{Columns, IDS, Sql},
 };
 
 /// A row of `runs` with its commit's branch, without its files.
@@ -50,8 +50,10 @@ impl Db {
     /// Runs by id, in the order asked for; those that do not exist are left out.
     pub async fn runs(&self, ids: &[RunId]) -> Result<Vec<Run>> {
         let mut found = HashMap::with_capacity(ids.len());
-        for batch in ids.chunks(MAX_VALUES) {
-            let mut sql = Sql::new("SELECT r.*, c.branch FROM runs r JOIN commits c ON c.id = r.commit_id WHERE r.id IN ");
+        for batch in ids.chunks(IDS) {
+            let mut sql = Sql::new(
+                "SELECT r.*, c.branch FROM runs r JOIN commits c ON c.id = r.commit_id WHERE r.id IN ",
+            );
             sql.bind_list(batch);
             for row in sql.query().fetch_all(self.reader()).await? {
                 let run = run(&row)?;
@@ -66,7 +68,8 @@ impl Db {
         let mut sql = Sql::new("SELECT * FROM run_files WHERE run_id IN ");
         sql.bind_list(ids).push(" ORDER BY run_id, direction, position");
         for row in sql.query().fetch_all(self.reader()).await? {
-            let (commit, written_by) = (row.optional_parsed("commit_id")?, row.optional_parsed("written_by")?);
+            let (commit, written_by) =
+                (row.optional_parsed("commit_id")?, row.optional_parsed("written_by")?);
             let file = RunFile { path: row.text("path")?, commit, written_by };
             let Some(run) = runs.get_mut(&row.parsed("run_id")?) else { continue };
             let files = if row.text("direction")? == "i" { &mut run.inputs } else { &mut run.outputs };

@@ -133,7 +133,10 @@ impl Db {
         let sql = "INSERT INTO tasks (id, project_id, volume_id, author_id, spec, state, detail, error, warnings, cancelling, \
             result_snapshot, advanced, log_bytes, created_ms) \
             SELECT $1, $2, v.id, $3, $4, 'queued', '', '', '[]', 0, $5, 0, 0, $6 FROM volumes v WHERE v.project_id = $2";
-        let query = sqlx::query(sql).bind(new.id.to_string()).bind(new.project.to_string()).bind(new.author.to_string());
+        let query = sqlx::query(sql)
+            .bind(new.id.to_string())
+            .bind(new.project.to_string())
+            .bind(new.author.to_string());
         let query = query.bind(json(&new.spec)).bind(new.result.to_string()).bind(new.created_ms);
         let words = || format!("task {} is being made already: ask for it", new.id);
         if query.execute(&mut *tx).await.map_err(taken(words))?.rows_affected() == 0 {
@@ -226,7 +229,9 @@ impl Db {
     pub async fn note_waiting(&self, reasons: &[(TaskId, String)]) -> Result<()> {
         let mut tx = self.begin().await?;
         for (task, reason) in reasons {
-            let query = sqlx::query("UPDATE tasks SET detail = $2 WHERE id = $1 AND state = 'queued' AND detail <> $2");
+            let query = sqlx::query(
+                "UPDATE tasks SET detail = $2 WHERE id = $1 AND state = 'queued' AND detail <> $2",
+            );
             query.bind(task.to_string()).bind(reason.clone()).execute(&mut *tx).await?;
         }
         Ok(tx.commit().await?)
@@ -261,7 +266,11 @@ impl Db {
         let sql = "UPDATE tasks SET cancelling = 1 WHERE id = $1 AND state IN ('scheduled', 'running')";
         let running = sqlx::query(sql).bind(task.to_string()).execute(&mut *tx).await?.rows_affected() == 1;
         let query = sqlx::query("SELECT runner_id FROM tasks WHERE id = $1").bind(task.to_string());
-        let runner = query.fetch_optional(&mut *tx).await?.ok_or_else(|| no_task(task))?.optional_parsed("runner_id")?;
+        let runner = query
+            .fetch_optional(&mut *tx)
+            .await?
+            .ok_or_else(|| no_task(task))?
+            .optional_parsed("runner_id")?;
         tx.commit().await?;
         Ok(runner.filter(|_| running).map_or(Cancelled::Over, Cancelled::Stopping))
     }
@@ -292,7 +301,9 @@ impl Db {
 pub(crate) async fn end_in(tx: &mut Transaction<'static, Any>, task: TaskId, end: &TaskEnd) -> Result<bool> {
     let sql = "UPDATE tasks SET state = 'ended', phase = NULL, detail = '', outcome = $2, exit_code = $3, error = $4, \
         warnings = $5, started_ms = COALESCE(started_ms, $6), ended_ms = $7 WHERE id = $1 AND state <> 'ended'";
-    let query = sqlx::query(sql).bind(task.to_string()).bind(end.outcome.as_str()).bind(end.exit_code.map(i64::from));
-    let query = query.bind(end.error.clone()).bind(json(&end.warnings)).bind(end.started_ms).bind(end.ended_ms);
+    let query =
+        sqlx::query(sql).bind(task.to_string()).bind(end.outcome.as_str()).bind(end.exit_code.map(i64::from));
+    let query =
+        query.bind(end.error.clone()).bind(json(&end.warnings)).bind(end.started_ms).bind(end.ended_ms);
     Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
 }

@@ -45,14 +45,15 @@ fn user(row: &AnyRow) -> Result<User> {
     })
 }
 
-fn no_user(id: impl ToString) -> Error {
+fn no_user(id: &(impl ToString + ?Sized)) -> Error {
     Error::NotFound { what: "user", id: id.to_string() }
 }
 
 impl Db {
     /// Adds a user. A taken name is a [`crate::Error::Conflict`].
     pub async fn create_user(&self, user: &User, password_hash: &str) -> Result<()> {
-        let sql = "INSERT INTO users (id, username, password_hash, admin, created_ms) VALUES ($1, $2, $3, $4, $5)";
+        let sql =
+            "INSERT INTO users (id, username, password_hash, admin, created_ms) VALUES ($1, $2, $3, $4, $5)";
         let query = sqlx::query(sql).bind(user.id.to_string()).bind(user.username.clone());
         let query = query.bind(password_hash.to_owned()).bind(i64::from(user.admin)).bind(user.created_ms);
         let words = || format!("there is a user {:?} already: choose another name", user.username);
@@ -64,7 +65,7 @@ impl Db {
     pub async fn user(&self, id: UserId) -> Result<User> {
         let query = sqlx::query("SELECT * FROM users WHERE id = $1").bind(id.to_string());
         let row = query.fetch_optional(self.reader()).await?;
-        user(&row.ok_or_else(|| no_user(id))?)
+        user(&row.ok_or_else(|| no_user(&id))?)
     }
 
     /// A user by name.
@@ -76,7 +77,8 @@ impl Db {
     pub async fn credentials(&self, username: &str) -> Result<Option<Credentials>> {
         let query = sqlx::query("SELECT * FROM users WHERE username = $1").bind(username.to_owned());
         let row = query.fetch_optional(self.reader()).await?;
-        row.map(|row| Ok(Credentials { user: user(&row)?, password_hash: row.text("password_hash")? })).transpose()
+        row.map(|row| Ok(Credentials { user: user(&row)?, password_hash: row.text("password_hash")? }))
+            .transpose()
     }
 
     /// All users, by name.
@@ -88,18 +90,29 @@ impl Db {
     /// Replaces a password's hash and ends all sessions of the user.
     pub async fn set_password(&self, user: UserId, password_hash: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        let query = sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2").bind(password_hash.to_owned());
+        let query =
+            sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2").bind(password_hash.to_owned());
         if query.bind(user.to_string()).execute(&mut *tx).await?.rows_affected() == 0 {
-            return Err(no_user(user));
+            return Err(no_user(&user));
         }
-        sqlx::query("DELETE FROM sessions WHERE user_id = $1").bind(user.to_string()).execute(&mut *tx).await?;
+        sqlx::query("DELETE FROM sessions WHERE user_id = $1")
+            .bind(user.to_string())
+            .execute(&mut *tx)
+            .await?;
         Ok(tx.commit().await?)
     }
 
     /// Adds a session.
-    pub async fn create_session(&self, token: TokenHash, user: UserId, created_ms: i64, expires_ms: i64) -> Result<()> {
+    pub async fn create_session(
+        &self,
+        token: TokenHash,
+        user: UserId,
+        created_ms: i64,
+        expires_ms: i64,
+    ) -> Result<()> {
         let sql = "INSERT INTO sessions (token, user_id, created_ms, expires_ms) VALUES ($1, $2, $3, $4)";
-        let query = sqlx::query(sql).bind(token.to_string()).bind(user.to_string()).bind(created_ms).bind(expires_ms);
+        let query =
+            sqlx::query(sql).bind(token.to_string()).bind(user.to_string()).bind(created_ms).bind(expires_ms);
         query.execute(self.writer()).await?;
         Ok(())
     }
@@ -113,7 +126,10 @@ impl Db {
 
     /// Ends a session; fine if there is none.
     pub async fn delete_session(&self, token: TokenHash) -> Result<()> {
-        sqlx::query("DELETE FROM sessions WHERE token = $1").bind(token.to_string()).execute(self.writer()).await?;
+        sqlx::query("DELETE FROM sessions WHERE token = $1")
+            .bind(token.to_string())
+            .execute(self.writer())
+            .await?;
         Ok(())
     }
 
@@ -133,7 +149,8 @@ impl Db {
 
     /// A user's API keys, oldest first.
     pub async fn keys(&self, user: UserId) -> Result<Vec<ApiKey>> {
-        let sql = "SELECT id, name, created_ms, used_ms FROM api_keys WHERE user_id = $1 ORDER BY created_ms, id";
+        let sql =
+            "SELECT id, name, created_ms, used_ms FROM api_keys WHERE user_id = $1 ORDER BY created_ms, id";
         let rows = sqlx::query(sql).bind(user.to_string()).fetch_all(self.reader()).await?;
         let key = |row: &AnyRow| {
             let (created_ms, used_ms) = (row.int("created_ms")?, row.optional_int("used_ms")?);

@@ -10,10 +10,11 @@
 //! hand over an end of a pipe that nobody else in the machine reads (or writes) through a duplicate.
 //!
 //! **`io_uring`.** `tokio-uring` 0.5 has no way to cancel an operation, and its runtime does not end while one is under
-//! way, so a read that waits in the kernel would pin the thread for as long as the pipe is idle. Reads and writes are
-//! therefore only submitted when the descriptor is ready, and complete at once. What the ring saves over threads is then
-//! little on a pipe; it is the shape in which files and registered buffers can follow. Where a container's seccomp profile
-//! or the kernel refuses `io_uring`, [`BlockIo::detect`] takes threads, and says so once.
+//! way, so a read that waits in the kernel would pin the thread for as long as the pipe is idle. `O_NONBLOCK` does not
+//! prevent that: newer kernels let an operation on such a pipe wait all the same. Reads and writes are therefore only
+//! submitted when `poll` says that the descriptor is ready, and complete at once. So on a pipe the ring saves no system
+//! call over threads; expect no gain before files and registered buffers use it. Where a container's seccomp profile or
+//! the kernel refuses `io_uring`, [`BlockIo::detect`] takes threads, and says so once.
 //!
 //! What this crate does not know: what the bytes mean, who is at the other end, how large a pipe is.
 //!
@@ -56,7 +57,7 @@ impl BlockIo {
                 Self::Uring
             }
             Err(error) => {
-                tracing::info!(%error, "io_uring is refused here: pipes go through threads, which is slower but complete");
+                tracing::info!(%error, "io_uring is refused here: pipes go through threads");
                 Self::Threads
             }
         })

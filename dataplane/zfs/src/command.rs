@@ -14,7 +14,7 @@ use crate::{Error, Failure, Result};
 const STDERR_BYTES: u64 = 8 * 1024;
 
 /// Commands other than send and receive end within moments, but one that meets a stalled send can wait for it for ever.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A dataset is busy for a moment after a process left it or a stream ended: so often it is tried again...
 const BUSY_TRIES: u32 = 20;

@@ -152,7 +152,8 @@ impl Error {
 
     /// Sorts what a failed command said (in the C locale) into the kinds above.
     pub(crate) fn from_failure(failure: Failure) -> Self {
-        const KINDS: [(&[&str], fn(Failure) -> Error); 9] = [
+        type Kind = (&'static [&'static str], fn(Failure) -> Error);
+        const KINDS: [Kind; 9] = [
             (
                 &["daemon is running", "modules are not loaded", "initialize ZFS library", "/dev/zfs"],
                 Error::NotRunning,

@@ -110,15 +110,13 @@ impl Volumes {
         let lock = {
             let mut locks =
                 self.inner.locks.lock().expect("nothing panics while it holds the table of locks");
-            match locks.get(&volume).and_then(Weak::upgrade) {
-                Some(lock) => lock,
-                None => {
-                    locks.retain(|_, lock| lock.strong_count() > 0);
-                    let lock = Arc::new(tokio::sync::Mutex::new(()));
-                    locks.insert(volume, Arc::downgrade(&lock));
-                    lock
-                }
-            }
+            let known = locks.get(&volume).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                locks.retain(|_, lock| lock.strong_count() > 0);
+                let lock = Arc::default();
+                locks.insert(volume, Arc::downgrade(&lock));
+                lock
+            })
         };
         lock.lock_owned().await
     }

@@ -1,4 +1,5 @@
 //! Streams between two real pools: every kind, and everything that goes wrong with one.
+#![allow(clippy::unwrap_used, reason = "clippy knows no helpers of tests in a tests folder")]
 
 mod support;
 

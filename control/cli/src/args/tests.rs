@@ -71,6 +71,12 @@ fn wrong_usage_is_refused() {
         "ds runs ls digits -p other",
         "ds set server-url hub",
         "ds files cat digits",
+        "ds hub",
+        "ds hub --no-store",
+        "ds hub --dataset p/s --no-store --store 10.0.0.5:7602",
+        "ds hub --dataset p/s --http nowhere",
+        "ds runner run",
+        "ds runner run --dataset p/r --slots 0",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).map(drop).unwrap_err();
         assert_eq!(error.exit_code(), 2, "{line}");

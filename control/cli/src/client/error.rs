@@ -13,7 +13,7 @@ pub(crate) enum Error {
     )]
     Unreachable { url: String, why: String },
     /// The answer stopped half-way.
-    #[error("the connection to the hub at {url} broke: {why}. Try again")]
+    #[error("the connection to the hub at {url} broke: {why}. Try the command again")]
     Broken { url: String, why: String },
     /// There is no login.
     #[error("not logged in to {url}: run `ds login USERNAME`, or set DS_TOKEN to an API key")]
@@ -43,6 +43,14 @@ impl Error {
         }
     }
 
+    /// What happened, without the advice.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Self::Unreachable { why, .. } | Self::Broken { why, .. } => why.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the hub has no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status, .. } if *status == StatusCode::NOT_FOUND)
@@ -50,7 +58,7 @@ impl Error {
 
     /// From an error of reqwest before the answer's first byte.
     pub(crate) fn sending(url: &Url, error: &reqwest::Error) -> Self {
-        let (url, why) = (url.to_string(), root_cause(error));
+        let (url, why) = (shown(url), root_cause(error));
         if error.is_connect() || error.is_timeout() {
             Self::Unreachable { url, why }
         } else {
@@ -60,7 +68,7 @@ impl Error {
 
     /// From an error of reqwest within an answer.
     pub(crate) fn receiving(url: &Url, error: &reqwest::Error) -> Self {
-        Self::Broken { url: url.to_string(), why: root_cause(error) }
+        Self::Broken { url: shown(url), why: root_cause(error) }
     }
 }
 
@@ -74,4 +82,9 @@ fn root_cause(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// A hub's URL as people write it.
+pub(crate) fn shown(url: &Url) -> String {
+    url.as_str().trim_end_matches('/').to_owned()
 }

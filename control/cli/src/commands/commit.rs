@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ds_domain::api::{Commit, FileChange};
+use ds_domain::api::{Commit, FileChange, Page};
 use serde::Serialize;
 
 use super::files;
@@ -56,13 +56,13 @@ pub(crate) async fn run(context: &Context, command: CommitCommand) -> Result<()>
 
 async fn list(context: &Context, args: &ListArgs) -> Result<()> {
     let project = context.project(args.project.name()).await?;
-    let commits: Vec<Commit> =
+    let commits: Page<Commit> =
         context.client.get(&["projects", &project, "commits"]).pages(Some(args.limit)).await?;
     if context.out.json {
         return context.out.print_json(&commits);
     }
     let mut table = Table::new(["=COMMIT", "=WHEN", "AUTHOR", ">FILES", ">RUNS", "MESSAGE"]);
-    for commit in commits {
+    for commit in commits.items {
         let branch = commit.branch.map(|branch| format!(" (branch {branch})")).unwrap_or_default();
         table.row([
             text::short(commit.id),
@@ -70,7 +70,7 @@ async fn list(context: &Context, args: &ListArgs) -> Result<()> {
             commit.author,
             commit.changed_files.to_string(),
             commit.runs.len().to_string(),
-            format!("{}{branch}", commit.message),
+            format!("{}{branch}", text::excerpt(&commit.message)),
         ]);
     }
     context.out.print_table(&table)
@@ -81,10 +81,10 @@ async fn show(context: &Context, wanted: &str) -> Result<()> {
     let commit: Commit = context.client.get(&["commits", &id]).json().await?;
     let call = context.client.get(&["commits", &id, "changes"]);
     if context.out.json {
-        let changes = call.pages(None).await?;
+        let changes = call.pages(None).await?.items;
         return context.out.print_json(&CommitWithChanges { commit, changes });
     }
-    let changes: Vec<FileChange> = call.pages(Some(SHOWN_CHANGES)).await?;
+    let changes: Vec<FileChange> = call.pages(Some(SHOWN_CHANGES)).await?.items;
     print_fields(context, &commit)?;
     if changes.is_empty() {
         return Ok(());

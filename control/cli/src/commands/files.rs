@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use ds_domain::{
     CommitId,
-    api::{Commit, FileEntry, FileKind, Project},
+    api::{Commit, FileEntry, FileKind, Page, Project},
 };
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -102,7 +102,7 @@ pub(crate) async fn resolve(context: &Context, wanted: &str) -> Result<String> {
 }
 
 /// The names in a folder of a commit.
-async fn entries(context: &Context, commit: &str, path: &str, recursive: bool) -> Result<Vec<FileEntry>> {
+async fn entries(context: &Context, commit: &str, path: &str, recursive: bool) -> Result<Page<FileEntry>> {
     let call =
         context.client.get(&["commits", commit, "files"]).query("path", path).query("recursive", recursive);
     Ok(call.pages(None).await?)
@@ -115,7 +115,7 @@ async fn list(context: &Context, place: &Place, recursive: bool) -> Result<()> {
         return context.out.print_json(&files);
     }
     let mut table = Table::new([">SIZE", "=CHANGED", "PATH"]);
-    for file in files {
+    for file in files.items {
         let (size, mark) = match file.kind {
             FileKind::File => (text::size(file.size_bytes), ""),
             FileKind::Folder => (String::new(), "/"),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use ds_domain::api::{ApiKey, CreateKey, Token};
+use ds_domain::api::{ApiKey, CreateKey, Page, Token};
 
 use crate::{
     context::Context,
@@ -46,12 +46,12 @@ async fn create(context: &Context, name: String) -> Result<()> {
 }
 
 async fn list(context: &Context) -> Result<()> {
-    let keys: Vec<ApiKey> = context.client.get(&["keys"]).pages(None).await?;
+    let keys: Page<ApiKey> = context.client.get(&["keys"]).pages(None).await?;
     if context.out.json {
         return context.out.print_json(&keys);
     }
     let mut table = Table::new(["=ID", "NAME", "=CREATED", "=USED"]);
-    for key in keys {
+    for key in keys.items {
         let used = key.used_ms.map_or_else(|| "never".into(), text::ago);
         table.row([text::short(key.id), key.name, text::ago(key.created_ms), used]);
     }
@@ -59,9 +59,12 @@ async fn list(context: &Context) -> Result<()> {
 }
 
 async fn remove(context: &Context, wanted: &str) -> Result<()> {
-    let keys: Vec<ApiKey> = context.client.get(&["keys"]).pages(None).await?;
-    let matches: Vec<_> =
-        keys.iter().filter(|key| key.name == wanted || key.id.to_string().starts_with(wanted)).collect();
+    let keys: Page<ApiKey> = context.client.get(&["keys"]).pages(None).await?;
+    let matches: Vec<_> = keys
+        .items
+        .iter()
+        .filter(|key| key.name == wanted || key.id.to_string().starts_with(wanted))
+        .collect();
     let [key] = matches.as_slice() else {
         bail!("{} API keys match {wanted:?}: give an id from `ds key ls`", matches.len());
     };

@@ -6,7 +6,7 @@ use ds_domain::api::{HubInfo, User};
 use reqwest::Url;
 
 use crate::{
-    client::{Client, VERSION},
+    client::{Client, VERSION, shown},
     config::{self, Config, Credentials, is_exposed},
     context::{Context, Usage, warn_exposed},
     prompt,
@@ -45,7 +45,7 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<()> {
     let password = if args.password_stdin {
         prompt::secret_from_stdin()?
     } else {
-        prompt::secret(&format!("Password of {username} at {url}: ")).await?
+        prompt::secret(&format!("Password of {username} at {}: ", shown(&url))).await?
     };
     let session = client.login(&username, &password).await?;
     let config = Config {
@@ -57,7 +57,7 @@ pub(crate) async fn login(context: &Context, args: LoginArgs) -> Result<()> {
     if context.out.json {
         return context.out.print_json(&session.user);
     }
-    context.out.note(format_args!("logged in to {url} as {}", session.user.username));
+    context.out.note(format_args!("logged in to {} as {}", shown(&url), session.user.username));
     for variable in ["DS_URL", "DOTSCIENCE_URL", "DS_TOKEN", "DOTSCIENCE_PASSWORD"] {
         if std::env::var_os(variable).is_some_and(|value| !value.is_empty()) {
             context.out.warn(format_args!("{variable} is set and goes before this login"));
@@ -91,7 +91,7 @@ pub(crate) async fn whoami(context: &Context) -> Result<()> {
         return context.out.print_json(&user);
     }
     let role = if user.admin { " (admin)" } else { "" };
-    context.out.print(format_args!("{}{role} at {}", user.username, context.client.url()))
+    context.out.print(format_args!("{}{role} at {}", user.username, shown(context.client.url())))
 }
 
 /// Warns where hub and program are of different releases; the API's answers may then not be understood.

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use ds_domain::api::{Access, CreateProject, Member, Project};
+use ds_domain::api::{Access, CreateProject, Member, Page, Project};
 
 use crate::{
     args::ProjectChoice,
@@ -109,16 +109,16 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
 }
 
 async fn list(context: &Context) -> Result<()> {
-    let projects: Vec<Project> = context.client.get(&["projects"]).pages(None).await?;
+    let projects: Page<Project> = context.client.get(&["projects"]).pages(None).await?;
     if context.out.json {
         return context.out.print_json(&projects);
     }
-    if projects.is_empty() {
+    if projects.items.is_empty() {
         context.out.note("no projects yet: create one with `ds project create NAME`");
         return Ok(());
     }
     let mut table = Table::new(["=ID", "NAME", ">RUNS", "=ACCESS", "=CREATED", "DESCRIPTION"]);
-    for project in projects {
+    for project in projects.items {
         table.row([
             text::short(project.id),
             project.name,
@@ -181,12 +181,12 @@ async fn member(context: &Context, command: MemberCommand) -> Result<()> {
 
 async fn list_members(context: &Context, choice: &ProjectChoice) -> Result<()> {
     let name = context.project(choice.name()).await?;
-    let members: Vec<Member> = context.client.get(&["projects", &name, "members"]).pages(None).await?;
+    let members: Page<Member> = context.client.get(&["projects", &name, "members"]).pages(None).await?;
     if context.out.json {
         return context.out.print_json(&members);
     }
     let mut table = Table::new(["NAME", "ACCESS"]);
-    for member in members {
+    for member in members.items {
         table.row([member.username, member.access.as_str().into()]);
     }
     context.out.print_table(&table)

@@ -28,9 +28,11 @@ mod upload;
   ds run -p digits --upload-path . -- python train.py
   ds run -d --repo https://example.org/digits.git --ref main -- make train
 
-The command's home and working directory is the project's workspace. Its output goes to stdout as it comes (to stderr
-with --json). Ctrl-C ends the task and waits for its end; a second one leaves it alone. Exit code: the command's; 1 if
-the task failed without one, 124 if its time was over, 130 if it was cancelled.")]
+The command's home and working directory is the project's workspace. Its output goes to stdout as it comes; with --json \
+it goes to stderr, and stdout gets the ended task with its runs. Ctrl-C ends the task and waits for its end, a second one \
+leaves it alone.
+
+Exit code: the command's; 1 if the task failed without one, 124 if its time was over, 130 if it was cancelled.")]
 pub(crate) struct RunArgs {
     /// Project, by name or id. Without it: `DS_PROJECT`, or the only project there is.
     #[arg(short, long)]
@@ -68,7 +70,7 @@ pub(crate) struct RunArgs {
     /// Its branch, tag or commit. Without it: its default branch.
     #[arg(long = "ref", value_name = "REF", requires = "repo")]
     reference: Option<String>,
-    /// Upload this folder into the workspace first. `.git` is left out, links are not followed.
+    /// Upload this folder into the workspace first. `.git` is left out, links are kept as links.
     #[arg(long, value_name = "DIR")]
     upload_path: Option<PathBuf>,
     /// Say more about what happens.

@@ -2,15 +2,18 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use ds_domain::api::{CreateRunner, CreatedRunner, Runner};
+use ds_domain::api::{CreateRunner, CreatedRunner, Page, Runner};
 
 use crate::{
     context::Context,
     output::{Table, text},
+    roles,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum RunnerCommand {
+    /// Be a runner: execute the hub's tasks on this machine.
+    Run(roles::runner::RunnerArgs),
     /// Announce a machine and print the command that turns it into a runner. Admins only.
     #[command(after_help = "Example:\n  ds runner create dgx-1")]
     Create {
@@ -36,6 +39,7 @@ pub(crate) enum RunnerCommand {
 
 pub(crate) async fn run(context: &Context, command: RunnerCommand) -> Result<()> {
     match command {
+        RunnerCommand::Run(_) => unreachable!("a role asks no hub as a person"),
         RunnerCommand::Create { name } => create(context, name).await,
         RunnerCommand::Ls => list(context).await,
         RunnerCommand::Show { runner } => show(context, &runner).await,
@@ -53,7 +57,7 @@ async fn create(context: &Context, name: String) -> Result<()> {
     if context.out.json {
         return context.out.print_json(&created);
     }
-    let hours = (created.expires_ms - text::now_ms()) / 3_600_000;
+    let hours = (created.expires_ms - text::now_ms() + 1_800_000) / 3_600_000;
     context.out.note(format_args!(
         "on the machine that shall be the runner {}, as root, with the name of a dataset for it in place of POOL/runner \
          (the token works once, for the next {hours} h):",
@@ -64,16 +68,16 @@ async fn create(context: &Context, name: String) -> Result<()> {
 }
 
 async fn list(context: &Context) -> Result<()> {
-    let runners: Vec<Runner> = context.client.get(&["runners"]).pages(None).await?;
+    let runners: Page<Runner> = context.client.get(&["runners"]).pages(None).await?;
     if context.out.json {
         return context.out.print_json(&runners);
     }
-    if runners.is_empty() {
+    if runners.items.is_empty() {
         context.out.note("no runners yet: make a machine one with `ds runner create NAME`");
         return Ok(());
     }
     let mut table = Table::new(["=ID", "NAME", "=STATE", ">BUSY", "=SEEN", "LABELS", "MACHINE"]);
-    for runner in runners {
+    for runner in runners.items {
         table.row([
             text::short(runner.id),
             runner.name.clone(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ds_domain::api::{Comparison, Provenance, Run, RunFile};
+use ds_domain::api::{Comparison, Page, Provenance, Run, RunFile};
 
 use crate::{
     args::ProjectChoice,
@@ -95,15 +95,15 @@ async fn list(context: &Context, args: &ListArgs) -> Result<()> {
     for filter in &args.filters {
         call = call.query("filter", filter);
     }
-    let runs: Vec<Run> = call.pages(Some(args.limit)).await?;
+    let runs: Page<Run> = call.pages(Some(args.limit)).await?;
     if context.out.json {
         return context.out.print_json(&runs);
     }
-    if runs.is_empty() {
+    if runs.items.is_empty() {
         context.out.note("no runs");
         return Ok(());
     }
-    context.out.print_table(&table(&runs))
+    context.out.print_table(&table(&runs.items))
 }
 
 /// Runs as a table: what was set and what came out.
@@ -114,7 +114,7 @@ pub(crate) fn table(runs: &[Run]) -> Table {
             text::short(run.id),
             text::ago(run.created_ms),
             if run.success { "yes" } else { "no" }.into(),
-            title(run),
+            text::excerpt(&title(run)),
             text::pairs(&run.parameters),
             text::pairs(&run.metrics),
         ]);

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use reqwest::Url;
 
-use crate::{config, context::Context};
+use crate::{client::shown, config, context::Context};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SetCommand {
@@ -22,7 +22,7 @@ pub(crate) fn run(context: &Context, command: SetCommand) -> Result<()> {
     let mut config = context.settings.config.clone();
     config.set_url(url.clone());
     config.save(&context.settings.path)?;
-    context.out.note(format_args!("the hub is {url}"));
+    context.out.note(format_args!("the hub is {}", shown(&url)));
     if config.token.is_none() {
         context.out.note("log in with `ds login USERNAME`");
     }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use ds_domain::{
-    api::Task,
+    api::{Page, Task},
     task::{Gpus, State, TaskSpec},
 };
 use futures_util::StreamExt;
@@ -71,20 +71,20 @@ pub(crate) async fn run(context: &Context, command: TaskCommand) -> Result<()> {
 
 async fn list(context: &Context, args: &ListArgs) -> Result<()> {
     let project = context.project(args.project.name()).await?;
-    let tasks: Vec<Task> =
+    let tasks: Page<Task> =
         context.client.get(&["projects", &project, "tasks"]).pages(Some(args.limit)).await?;
     if context.out.json {
         return context.out.print_json(&tasks);
     }
     let mut table = Table::new(["=TASK", "=WHEN", "STATE", "RUNNER", "AUTHOR", "COMMAND"]);
-    for task in tasks {
+    for task in tasks.items {
         table.row([
             text::short(task.id),
             text::ago(task.created_ms),
             status(&task),
             task.runner.unwrap_or_default(),
             task.author,
-            text::command(&task.spec.command),
+            text::excerpt(&text::command(&task.spec.command)),
         ]);
     }
     context.out.print_table(&table)

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ds_domain::api::{CreateUser, CreatedUser, User};
+use ds_domain::api::{CreateUser, CreatedUser, Page, User};
 
 use super::login::new_password;
 use crate::{
@@ -69,12 +69,12 @@ async fn create(context: &Context, args: CreateArgs) -> Result<()> {
 }
 
 async fn list(context: &Context) -> Result<()> {
-    let users: Vec<User> = context.client.get(&["users"]).pages(None).await?;
+    let users: Page<User> = context.client.get(&["users"]).pages(None).await?;
     if context.out.json {
         return context.out.print_json(&users);
     }
     let mut table = Table::new(["=ID", "NAME", "=ADMIN", "=CREATED"]);
-    for user in users {
+    for user in users.items {
         let admin = if user.admin { "yes" } else { "" };
         table.row([text::short(user.id), user.username, admin.into(), text::ago(user.created_ms)]);
     }

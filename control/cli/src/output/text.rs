@@ -95,6 +95,15 @@ pub(crate) fn change_sign(change: ChangeKind) -> char {
     }
 }
 
+/// The beginning of a text that may be long, for a line of a list.
+pub(crate) fn excerpt(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if text.chars().count() <= LONGEST {
+        return text.to_owned();
+    }
+    text.chars().take(LONGEST - 1).chain(['…']).collect()
+}
+
 /// A command as one would type it into a shell.
 pub(crate) fn command(words: &[String]) -> String {
     words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
@@ -153,6 +162,13 @@ mod tests {
     fn commands_are_quoted_where_a_shell_needs_it() {
         let words = ["sh", "-c", "echo 'a b' > x", ""].map(String::from);
         assert_eq!(command(&words), r"sh -c 'echo '\''a b'\'' > x' ''");
+    }
+
+    #[test]
+    fn an_excerpt_says_that_there_is_more() {
+        assert_eq!(excerpt("python train.py"), "python train.py");
+        let long = excerpt(&"ä".repeat(100));
+        assert_eq!((long.chars().count(), long.chars().last()), (60, Some('…')));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::{fmt::Write, path::Path};
 
 use ds_domain::ids::TaskId;
 use proptest::prelude::*;
@@ -173,7 +173,7 @@ fn a_listing_is_read() {
             ("createtxg", txg.to_string()),
             ("origin", origin),
         ] {
-            text.push_str(&format!("{name}\t{property}\t{value}\n"));
+            writeln!(text, "{name}\t{property}\t{value}").unwrap();
         }
     }
     let layout = layout();
@@ -191,7 +191,9 @@ proptest! {
     fn no_listing_makes_it_panic(lines in proptest::collection::vec("(tank/store/v/[0-9a-f]{32}(@[0-9a-f]{32})?\t(guid|origin|used)\t[0-9-]{1,22})|.{0,40}", 0..30)) {
         let layout = layout();
         let mut listing = Listing::new(&layout);
-        lines.iter().for_each(|line| listing.push(line));
+        for line in &lines {
+            listing.push(line);
+        }
         let topology = listing.finish();
         let _ = topology.next_step(VOLUME, id(1));
     }

@@ -183,8 +183,9 @@ fn landing(topology: &Topology, plan: &SendPlan) -> Result<Landing> {
     let (main, branch) = (Place::Main(plan.volume), Place::Branch(plan.volume, plan.snapshot));
     match plan.kind {
         StreamKind::Full => {
-            let usable = |main: &&Filesystem| main.tip().is_some() || main.origin.is_some();
-            Ok(Landing::New(if topology.filesystem(main).filter(usable).is_some() { branch } else { main }))
+            let usable = |main: &Filesystem| main.tip().is_some() || main.origin.is_some();
+            let beside = topology.filesystem(main).is_some_and(usable);
+            Ok(Landing::New(if beside { branch } else { main }))
         }
         StreamKind::Clone(base) => {
             let here = topology.of(plan.volume).any(|filesystem| has(filesystem, base));

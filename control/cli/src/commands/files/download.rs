@@ -52,17 +52,17 @@ pub(super) async fn get(context: &Context, commit: &str, path: &str, into: &Path
 /// The entry of `path`, with all below it where it is a folder.
 async fn wanted(context: &Context, commit: &str, path: &str) -> Result<Vec<FileEntry>> {
     if path.is_empty() {
-        return entries(context, commit, "", true).await;
+        return Ok(entries(context, commit, "", true).await?.items);
     }
     let parent = path.rfind('/').map_or("", |slash| &path[..slash]);
     let siblings = entries(context, commit, parent, false).await?;
-    let Some(entry) = siblings.into_iter().find(|entry| entry.path == path) else {
+    let Some(entry) = siblings.items.into_iter().find(|entry| entry.path == path) else {
         bail!("there is no {path:?} at commit {}: see `ds files ls`", text::short(commit));
     };
     match entry.kind {
         FileKind::File => Ok(vec![entry]),
         FileKind::Folder => {
-            let mut all = entries(context, commit, path, true).await?;
+            let mut all = entries(context, commit, path, true).await?.items;
             all.insert(0, entry);
             Ok(all)
         }

@@ -116,6 +116,10 @@ impl Watch<'_> {
     }
 
     fn look(&mut self, task: &Task) {
+        // The report says how it ended, once the log is complete.
+        if task.state == State::Ended {
+            return self.stop_spinner();
+        }
         let line = describe(task, self.verbose);
         if line != self.said {
             self.stop_spinner();
@@ -123,8 +127,7 @@ impl Watch<'_> {
             self.said = line;
         }
         // While the command writes, the line is its own.
-        let waits = task.state != State::Ended && task.phase != Some(Phase::Running);
-        if !waits {
+        if task.phase == Some(Phase::Running) {
             return self.stop_spinner();
         }
         let detail = if task.detail.is_empty() { "waiting".to_owned() } else { text::plain(&task.detail) };

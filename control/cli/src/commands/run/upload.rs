@@ -14,6 +14,10 @@ const QUOTED: usize = 200;
 pub(super) async fn upload(context: &Context, project: &str, folder: &Path, spec: &TaskSpec) -> Result<()> {
     let inventory = archive::survey(folder)?;
     let what = format!("{}, {}", text::count(inventory.files, "file"), text::size(inventory.bytes));
+    if inventory.outward > 0 {
+        let links = text::count(inventory.outward, "link");
+        context.out.warn(format_args!("{links} left out: they lead out of {}", folder.display()));
+    }
     if inventory.others > 0 {
         let others = text::count(inventory.others, "name");
         context.out.warn(format_args!("{others} left out: sockets, pipes and devices are not uploaded"));

@@ -76,7 +76,7 @@ fn label(node: &ProvenanceNode, relation: &str) -> String {
     };
     match node {
         ProvenanceNode::Run { id, project, commit, title } => {
-            let title = if title.is_empty() { String::new() } else { format!("  {title}") };
+            let title = if title.is_empty() { String::new() } else { format!("  {}", text::excerpt(title)) };
             format!("{relation}run {} in {project} @ {}{title}", text::short(id), text::short(commit))
         }
         ProvenanceNode::File { path, commit: Some(commit), .. } => {

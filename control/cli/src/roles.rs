@@ -1,0 +1,79 @@
+//! The roles: long-lived parts of a hub's system, each built by a crate of its own.
+//!
+//! Here is what they share: where their state lies, their log on stderr, and how signals end them. A role prints nothing to
+//! stdout, but for `ds hub --json`, which says where it listens.
+
+use std::{io::IsTerminal, path::PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+pub(crate) mod hub;
+pub(crate) mod runner;
+pub(crate) mod store;
+
+/// Where the state of the roles lies.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StateDir {
+    /// The folder for the state of all roles on this machine; each has its own in it.
+    #[arg(long, value_name = "DIR", env = "DS_STATE_DIR", default_value = "/var/lib/dotstream")]
+    state_dir: PathBuf,
+}
+
+impl StateDir {
+    /// The folder of one role, as an absolute path: what is mounted there is known to others by it.
+    fn of(&self, role: &str) -> Result<PathBuf> {
+        let path = self.state_dir.join(role);
+        std::path::absolute(&path).with_context(|| format!("cannot use {} for state", path.display()))
+    }
+}
+
+/// Sends the log to stderr: `info` and above, or what `DS_LOG` says.
+fn start_log() -> Result<()> {
+    let filter = match std::env::var("DS_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text)
+            .with_context(|| format!("DS_LOG is {text:?}: give such as info,ds_hub=debug"))?,
+        _ => EnvFilter::new("info"),
+    };
+    let color =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color).init();
+    Ok(())
+}
+
+/// Threads of a role's own, named after it.
+fn runtime(name: &str) -> Result<Runtime> {
+    let runtime = Builder::new_multi_thread().enable_all().thread_name(name).build();
+    runtime.with_context(|| format!("cannot start the threads of the {name}"))
+}
+
+/// Cancels `stop` at SIGINT or SIGTERM; a second one ends the process at once, as a crash would, which every role survives.
+async fn stop_at_signal(stop: CancellationToken) -> Result<()> {
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let mut next = async || {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    next().await;
+    tracing::info!("stopping; a second signal ends the process at once");
+    stop.cancel();
+    next().await;
+    std::process::exit(1);
+}
+
+/// Runs `work` until it ends, with signals cancelling `stop`.
+async fn until_stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        ended = work => ended,
+        signals = stop_at_signal(stop.clone()) => Err(signals.expect_err("it returns only if it cannot listen")),
+    }
+}
