@@ -11,7 +11,7 @@ use sqlx::{Any, Transaction, any::AnyRow};
 
 use crate::{
     Db, Error, NewProject, Result,
-    rows::{Columns, NAME_KEY_BYTES, ROWS, Sql, cursor, id_prefix, json, key, read_cursor, signed},
+    rows::{Columns, NAME_KEY_BYTES, ROWS, Sql, cursor, id_prefix, json, key, read_cursor, signed, storable},
 };
 
 /// A commit to be recorded; a store has its snapshot.
@@ -224,7 +224,7 @@ pub(crate) async fn insert_commit(
     let parent = parent.fetch_optional(&mut **tx).await?.ok_or_else(|| no_commit(&new.parent))?;
     let query = sqlx::query(INSERT_COMMIT).bind(new.id.to_string()).bind(new.volume.to_string());
     let query = query.bind(new.snapshot.to_string()).bind(new.guid.to_string()).bind(new.parent.to_string());
-    let query = query.bind(parent.int("depth")? + 1).bind(new.message.clone()).bind(new.author.clone());
+    let query = query.bind(parent.int("depth")? + 1).bind(storable(&new.message)).bind(new.author.clone());
     let query = query.bind(new.task.map(|task| task.to_string())).bind(branch.map(str::to_owned));
     let query = query.bind(json(&new.metadata)).bind(signed(new.changes.len() as u64)).bind(new.created_ms);
     query.execute(&mut **tx).await?;

@@ -57,6 +57,12 @@ impl Sql {
         self.push(")")
     }
 
+    #[cfg(test)]
+    pub(crate) fn explained(mut self) -> Self {
+        self.text.insert_str(0, "EXPLAIN QUERY PLAN ");
+        self
+    }
+
     /// The statement is not kept prepared: few are asked twice with the same number of values.
     pub(crate) fn query(self) -> Query<'static, Any, AnyArguments> {
         sqlx::query_with(AssertSqlSafe(self.text), self.arguments).persistent(false)
@@ -132,6 +138,11 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> String {
 /// A size as the database keeps it.
 pub(crate) fn signed(size: u64) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+/// A text from another machine without NUL, which PostgreSQL keeps in no text.
+pub(crate) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// The start of a text, as an index holds it.

@@ -273,3 +273,47 @@ fn named(sql: &mut Sql, row: &str, kind: Kind, name: &str) {
     sql.push(row).push(".kind = ").bind(kind.column().to_owned());
     sql.push(" AND ").push(row).push(".name = ").bind(key(name, NAME_KEY_BYTES));
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// What SQLite does for a part of a page.
+    async fn plan(query: &RunQuery, part: Part, after: Option<&Position>, rare: bool) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::connect(&format!("sqlite:{}", folder.path().join("hub.db").display())).await.unwrap();
+        let conditions: Vec<_> = query.filters.iter().map(|filter| Condition { filter, rare }).collect();
+        let sql = statement(ProjectId(Uuid::nil()), query, &conditions, part, after, 50);
+        let rows = sql.explained().query().fetch_all(db.reader()).await.unwrap();
+        rows.iter().map(|row| row.text("detail").unwrap()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[tokio::test]
+    async fn pages_are_read_in_the_order_of_an_index() {
+        let run = RunId(Uuid::nil());
+        let number = Position::Number(0, run);
+        let (text, created) = (Position::Text("x".into(), run), Position::Created(1, 2, run));
+        let filters =
+            vec![Filter { kind: Kind::Label, name: "team".into(), op: Op::Equal, value: "a".into() }];
+        let by_metric =
+            RunQuery { filters, sort: Sort::Value(Kind::Metric, "loss".into()), ..RunQuery::default() };
+        let newest = RunQuery { descending: true, ..RunQuery::default() };
+        for (query, part, after, index) in [
+            (&by_metric, Part::Number, &number, "run_values_by_number"),
+            (&by_metric, Part::Text, &text, "run_values_by_text"),
+            (&by_metric, Part::Created, &created, "runs_by_project"),
+            (&newest, Part::Created, &created, "runs_by_project"),
+        ] {
+            for after in [None, Some(after)] {
+                let plan = plan(query, part, after, false).await;
+                let first = plan.lines().next().unwrap();
+                assert!(first.starts_with("SEARCH s USING") && first.contains(index), "{plan}");
+                assert!(!plan.contains("TEMP B-TREE") && !plan.contains("SCAN"), "{plan}");
+            }
+        }
+        let plan = plan(&by_metric, Part::Number, None, true).await;
+        assert!(!plan.contains("SCAN s") && !plan.contains("SCAN f"), "{plan}");
+    }
+}

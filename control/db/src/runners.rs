@@ -114,9 +114,9 @@ impl Db {
         let mut sql = Sql::new(RUNNER);
         sql.push(" AND r.token = ").bind(token.to_string());
         let row = sql.query().fetch_optional(self.reader()).await?;
-        let row = row.ok_or_else(|| Error::NotFound {
-            what: "runner for this registration token",
-            id: String::new(),
+        let row = row.ok_or_else(|| {
+            let id = token.to_string()[..12].to_owned();
+            Error::NotFound { what: "runner that has yet to register with a token of SHA-256", id }
         })?;
         if row.optional_text("certificate")?.is_some() {
             return Err(used());

@@ -10,7 +10,7 @@ use sqlx::{Any, Transaction, any::AnyRow};
 
 use crate::{
     Db, Error, Result,
-    rows::{Columns, Sql, cursor, json, read_cursor, taken},
+    rows::{Columns, Sql, cursor, json, read_cursor, storable, taken},
 };
 
 const TASK: &str = "SELECT t.*, p.name AS project_name, u.username AS author, r.name AS runner_name, \
@@ -249,7 +249,7 @@ impl Db {
         let sql = "UPDATE tasks SET state = 'running', phase = $3, detail = $4, started_ms = COALESCE(started_ms, $5) \
             WHERE id = $1 AND runner_id = $2 AND state IN ('scheduled', 'running')";
         let query = sqlx::query(sql).bind(task.to_string()).bind(runner.to_string()).bind(phase.as_str());
-        let query = query.bind(detail.to_owned()).bind((phase == Phase::Running).then_some(at_ms));
+        let query = query.bind(storable(detail)).bind((phase == Phase::Running).then_some(at_ms));
         Ok(query.execute(self.writer()).await?.rows_affected() == 1)
     }
 
@@ -304,6 +304,6 @@ pub(crate) async fn end_in(tx: &mut Transaction<'static, Any>, task: TaskId, end
     let query =
         sqlx::query(sql).bind(task.to_string()).bind(end.outcome.as_str()).bind(end.exit_code.map(i64::from));
     let query =
-        query.bind(end.error.clone()).bind(json(&end.warnings)).bind(end.started_ms).bind(end.ended_ms);
+        query.bind(storable(&end.error)).bind(json(&end.warnings)).bind(end.started_ms).bind(end.ended_ms);
     Ok(query.execute(&mut **tx).await?.rows_affected() == 1)
 }

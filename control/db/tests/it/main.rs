@@ -1,5 +1,7 @@
 //! The same scenarios on SQLite and on a real PostgreSQL server.
 
+#![expect(clippy::unwrap_used, reason = "scenarios are tests, though the attribute is on what calls them")]
+
 mod commits;
 mod people;
 mod place;
@@ -45,6 +47,7 @@ scenarios! {
     tasks::logs_are_appended_once_and_without_gaps,
     tasks::a_result_is_recorded_once_and_whole,
     tasks::a_result_on_an_old_base_stays_on_a_branch,
+    tasks::of_many_at_once_each_result_is_recorded_once,
     tasks::a_run_that_is_known_keeps_its_first_record,
     tasks::short_ids_name_one_thing_that_one_may_see,
     run_lists::pages_sorted_by_anything_have_each_run_once,

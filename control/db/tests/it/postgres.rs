@@ -14,6 +14,7 @@ pub(crate) struct Server {
     /// Without the database's name.
     url: String,
     query: String,
+    #[expect(dead_code, reason = "kept for its drop")]
     own: Option<Own>,
 }
 

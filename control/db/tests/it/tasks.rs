@@ -37,7 +37,7 @@ pub(crate) async fn a_task_lives_once(place: Place) {
     assert_eq!(db.tasks_of_runner(world.runner).await.unwrap().len(), 1);
     assert_eq!(db.runner(world.runner).await.unwrap().runner.busy, 1);
 
-    assert!(db.task_progress(task.id, world.runner, Phase::Syncing, "1 of 2 MB", 11).await.unwrap());
+    assert!(db.task_progress(task.id, world.runner, Phase::Syncing, "1 of 2\0 MB", 11).await.unwrap());
     assert!(db.task_progress(task.id, world.runner, Phase::Running, "", 12).await.unwrap());
     assert!(db.task_progress(task.id, world.runner, Phase::Running, "", 13).await.unwrap());
     let row = db.task(task.id).await.unwrap();
@@ -159,6 +159,26 @@ pub(crate) async fn a_result_on_an_old_base_stays_on_a_branch(place: Place) {
     let run = db.run(finish.committed.unwrap().runs[0].id).await.unwrap();
     assert_eq!(run.branch.as_deref(), Some(branch.as_str()));
     assert_eq!(db.task(task.id).await.unwrap().task.branch, Some(branch));
+}
+
+pub(crate) async fn of_many_at_once_each_result_is_recorded_once(place: Place) {
+    let world = place.world().await;
+    let mut ends = Vec::new();
+    for _ in 0..6 {
+        let task = world.started().await;
+        ends.push(world.finish(&task).await);
+    }
+    let mut calls = tokio::task::JoinSet::new();
+    for finish in ends.iter().chain(&ends) {
+        let (db, finish) = (world.db.clone(), finish.clone());
+        calls.spawn(async move { db.finish_task(&finish).await.unwrap() });
+    }
+    let answers = calls.join_all().await;
+    assert_eq!(answers.iter().filter(|answer| answer.new).count(), 6);
+    assert_eq!(answers.iter().filter(|answer| answer.new && answer.advanced).count(), 1);
+    let advanced = answers.iter().find(|answer| answer.advanced).unwrap();
+    assert_eq!(Some(world.db.head(world.volume).await.unwrap().commit), advanced.commit);
+    assert_eq!(world.db.project(&world.user, "digits").await.unwrap().runs, 6);
 }
 
 pub(crate) async fn a_run_that_is_known_keeps_its_first_record(place: Place) {
