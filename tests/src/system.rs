@@ -87,7 +87,6 @@ impl System {
 
     fn log_in(&self, state: &Path) -> Result<()> {
         let file = state.join("hub").join("admin-password");
-        let file = if file.parent().is_some_and(Path::exists) { file } else { state.join("admin-password") };
         let password =
             eventually(|| Ok(std::fs::read_to_string(&file).ok().filter(|p| !p.trim().is_empty())))
                 .context("the hub wrote no admin password")?;

@@ -54,8 +54,12 @@ pub async fn pull(
         return Ok(receipt(link.peer().node, new_transfer(), (volume, snapshot), found.guid));
     }
     let transfer = new_transfer();
-    let open =
-        TransferOpen { transfer: transfer.0.to_vec(), ticket: Some(ticket), plan: None, have: plans::have_to_proto(&ours) };
+    let open = TransferOpen {
+        transfer: transfer.0.to_vec(),
+        ticket: Some(ticket),
+        plan: None,
+        have: plans::have_to_proto(&ours),
+    };
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
     let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
@@ -135,7 +139,8 @@ pub async fn push(
 
 /// The stream from `base`, which the store is known to have as the newest of a filesystem or as an origin.
 fn plan_push(base: Option<SnapshotId>, target: &Snapshot, ours: &[Snapshot]) -> Result<SendPlan> {
-    let theirs: Vec<_> = ours.iter().filter(|s| Some(s.id) == base).map(|s| Have { tip: true, ..s.into() }).collect();
+    let theirs: Vec<_> =
+        ours.iter().filter(|s| Some(s.id) == base).map(|s| Have { tip: true, ..s.into() }).collect();
     let plan = ds_zfs::plan_send(target, ours, &theirs);
     match base {
         Some(base) if plan.kind.base().is_none() => Err(Error::NoBase(base)),
@@ -158,7 +163,9 @@ pub(crate) async fn conclude<T>(control: &mut Control, result: Result<T>) -> Res
 
 async fn reply(peer: Peer, control: &mut Control) -> Result<Reply> {
     let reply = control.recv.recv::<TransferReply>().await?;
-    reply.and_then(|r| r.reply).ok_or_else(|| Error::protocol(peer, "it does not answer a transfer's opening"))
+    reply
+        .and_then(|r| r.reply)
+        .ok_or_else(|| Error::protocol(peer, "it does not answer a transfer's opening"))
 }
 
 fn new_transfer() -> TransferId {
@@ -196,8 +203,8 @@ impl Wanted {
     fn check(&self, signed: SignedReceipt, sent: Option<ds_wire::Fin>) -> Result<SignedReceipt> {
         let wrong = |what: &dyn fmt::Display| Error::protocol(self.store, format!("its receipt {what}"));
         let receipt = Receipt::decode(signed.payload.as_slice()).map_err(|e| wrong(&e))?;
-        let signer = Peer::from_certificate(&signed.certificate).map_err(|e| wrong(&e))?;
-        if signer != self.store || signer.role != Role::Store || receipt.store != self.store.node.to_bytes() {
+        let author = Peer::from_certificate(&signed.certificate).map_err(|e| wrong(&e))?;
+        if author != self.store || author.role != Role::Store || receipt.store != self.store.node.to_bytes() {
             return Err(wrong(&"is another node's"));
         }
         if receipt.volume != self.volume.to_bytes() || receipt.snapshot != self.snapshot.to_bytes() {

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{Error, Result};
 
-/// Below this a new offset is only the network's delay, and not worth a write to disk.
+/// Below this an offset is only the network's delay, and not worth a write to disk.
 const NOTICEABLE_MS: i64 = 1_000;
 
 /// Our own clock, plus what the hub said it is off by. The offset is kept in a file, so that a store that starts while
@@ -32,10 +32,10 @@ impl HubClock {
         own_now_ms().saturating_add(self.offset_ms.load(Ordering::Relaxed))
     }
 
-    /// When this store started, by the hub's clock.
+    /// When this store started, by the hub's clock; up to a second early, since that clock is not known better.
     pub(crate) fn started_ms(&self) -> i64 {
         let running_ms = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
-        self.now_ms().saturating_sub(running_ms)
+        self.now_ms().saturating_sub(running_ms).saturating_sub(NOTICEABLE_MS)
     }
 
     /// Notes what the hub's clock shows.

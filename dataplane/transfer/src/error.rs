@@ -149,7 +149,8 @@ impl Error {
         match self {
             Self::Link(e) => e.is_retryable(),
             Self::Volumes(e) => {
-                e.is_retryable() || matches!(of_volumes(e), ErrorKind::Busy | ErrorKind::NoBase | ErrorKind::Corrupt)
+                e.is_retryable()
+                    || matches!(of_volumes(e), ErrorKind::Busy | ErrorKind::NoBase | ErrorKind::Corrupt)
             }
             Self::Request { .. } => false,
             _ => !matches!(self.kind(), ErrorKind::Full | ErrorKind::NoSnapshot | ErrorKind::Cancelled),

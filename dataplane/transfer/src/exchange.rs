@@ -19,7 +19,7 @@ pub(crate) const PIPE_DEPTH: usize = 2;
 
 /// Without any progress for so long a transfer is given up: an end that is reachable but stuck must not hold a place for
 /// ever. Long, because ZFS may search for changes, or write out, for minutes.
-const STALL: Duration = Duration::from_secs(10 * 60);
+const STALL: Duration = Duration::from_mins(10);
 
 /// How long the last words of a transfer may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -48,7 +48,9 @@ impl Exchange<'_> {
     pub(crate) async fn heard(&mut self) -> Result<Message> {
         let peer = self.link.peer();
         match self.control.recv.recv::<TransferControl>().await? {
-            Some(TransferControl { message: Some(Message::Abort(abort)) }) => Err(Error::aborted(peer, abort)),
+            Some(TransferControl { message: Some(Message::Abort(abort)) }) => {
+                Err(Error::aborted(peer, abort))
+            }
             Some(TransferControl { message: Some(message) }) => Ok(message),
             Some(TransferControl { message: None }) => Err(Error::protocol(peer, "an empty message")),
             None => Err(Error::protocol(peer, "it ended the stream before the transfer was over")),

@@ -25,8 +25,15 @@ impl Way {
 
 /// Tells the recorder what the names mean.
 pub(crate) fn describe() {
-    describe_counter!(BYTES, Unit::Bytes, "Bytes of snapshot streams, by direction: in, out");
-    describe_counter!(TRANSFERS, "Transfers that ended, by direction and result: done, already, or what failed");
+    describe_counter!(
+        BYTES,
+        Unit::Bytes,
+        "Bytes of snapshot streams that arrived whole, by direction: in, out"
+    );
+    describe_counter!(
+        TRANSFERS,
+        "Transfers that ended, by direction and result: done, already, or what failed"
+    );
     describe_gauge!(ACTIVE, "Transfers under way");
     describe_counter!(REQUESTS, "Requests of the hub, by result: done, failed");
 }

@@ -40,10 +40,7 @@ pub(crate) fn from_proto(
 
 pub(crate) fn have_to_proto(ours: &[Snapshot]) -> Vec<v1::Have> {
     let newest = &ours[ours.len().saturating_sub(MAX_HAVE)..];
-    newest
-        .iter()
-        .map(|s| v1::Have { snapshot: s.id.to_bytes(), guid: s.guid.0, tip: s.tip })
-        .collect()
+    newest.iter().map(|s| v1::Have { snapshot: s.id.to_bytes(), guid: s.guid.0, tip: s.tip }).collect()
 }
 
 pub(crate) fn have_from_proto(peer: Peer, have: &[v1::Have]) -> Result<Vec<Have>> {

@@ -40,7 +40,9 @@ pub(crate) async fn receive(
     match streamed {
         Ok(fin) => Ok(Received { fin, guid: process.finish().await? }),
         // ZFS closed the pipe: its exit status and its words say why.
-        Err(Error::Pipe(error)) => Err(process.finish().await.map_or_else(Into::into, |_| Error::Pipe(error))),
+        Err(Error::Pipe(error)) => {
+            Err(process.finish().await.map_or_else(Into::into, |_| Error::Pipe(error)))
+        }
         Err(error) => {
             if let Err(error) = process.abort().await {
                 tracing::warn!(%error, "a half-received snapshot may remain until the next start");
@@ -132,7 +134,8 @@ impl Receiving {
         let peer = exchange.link.peer();
         match event {
             Event::Said(Message::Fin(fin)) => {
-                let fin = fin_from_proto(&fin).ok_or_else(|| Error::protocol(peer, "an end without a digest"))?;
+                let fin =
+                    fin_from_proto(&fin).ok_or_else(|| Error::protocol(peer, "an end without a digest"))?;
                 self.receiver.fin(fin)?;
                 self.fin = Some(fin);
             }

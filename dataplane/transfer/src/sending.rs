@@ -126,9 +126,7 @@ impl Sending {
                 self.receipt = Some(receipt);
                 Ok(())
             }
-            Message::Receipt(_) => {
-                Err(Error::protocol(peer, "a receipt for what it has not acknowledged"))
-            }
+            Message::Receipt(_) => Err(Error::protocol(peer, "a receipt for what it has not acknowledged")),
             Message::Fin(_) => Err(Error::protocol(peer, "it ends a stream that it receives")),
             Message::Abort(abort) => Err(Error::aborted(peer, abort)),
         }

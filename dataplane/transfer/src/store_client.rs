@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
-use ds_link::{Control, ControlReceiver, Endpoint, Link};
+use ds_link::{Control, ControlReceiver, ControlSender, Endpoint, Link, Peer};
 use ds_proto::v1::{
     self, FileEntry, ImportedFile, StoreError, StoreHello, StoreOk, StoreReply, StoreRequest, StoredSnapshot,
     StreamOpen, store_error::Kind, store_reply::Reply, store_request::Request, stream_open,
@@ -124,11 +124,16 @@ impl StoreClient {
             path: path.to_owned(),
         };
         let mut answer = self.open(Request::ImportTar(request)).await?;
-        let sent = send_archive(&mut answer.control, archive).await;
-        // A store that refuses stops listening: its answer says more than that.
-        let ok = match (sent, answer.reply().await) {
-            (Err(error @ Error::File { .. }), _) | (Err(error), Err(Error::Link(_))) => return Err(error),
-            (_, answer) => answer?,
+        let peer = answer.link.peer();
+        let Control { send, recv } = &mut answer.control;
+        // A store that refuses, or is gone, says so before the archive's end; the archive may stand still for long.
+        let early = tokio::select! {
+            sent = send_archive(send, archive) => sent.map(|()| None)?,
+            early = next_reply(recv, peer) => Some(early?),
+        };
+        let ok = match early {
+            Some(early) => early.ok_or_else(|| unanswered(peer))?,
+            None => answer.reply().await?,
         };
         let mut imported = Imported { guid: SnapshotGuid(ok.guid), files: ok.imported };
         while let Some(more) = answer.more().await? {
@@ -237,36 +242,50 @@ struct Answer {
 
 impl Answer {
     async fn reply(&mut self) -> Result<StoreOk> {
-        self.more().await?.ok_or_else(|| Error::protocol(self.link.peer(), "it does not answer"))
+        self.more().await?.ok_or_else(|| unanswered(self.link.peer()))
     }
 
     async fn more(&mut self) -> Result<Option<StoreOk>> {
-        match self.control.recv.recv::<StoreReply>().await? {
-            None => Ok(None),
-            Some(StoreReply { reply: Some(Reply::Ok(ok)) }) => Ok(Some(ok)),
-            Some(StoreReply { reply: Some(Reply::Error(error)) }) => Err(request_error(error)),
-            Some(StoreReply { reply: None }) => Err(Error::protocol(self.link.peer(), "an empty answer")),
-        }
+        next_reply(&mut self.control.recv, self.link.peer()).await
     }
+}
+
+/// May be cancelled and called again.
+async fn next_reply(recv: &mut ControlReceiver, peer: Peer) -> Result<Option<StoreOk>> {
+    match recv.recv::<StoreReply>().await? {
+        None => Ok(None),
+        Some(StoreReply { reply: Some(Reply::Ok(ok)) }) => Ok(Some(ok)),
+        Some(StoreReply { reply: Some(Reply::Error(error)) }) => Err(request_error(error)),
+        Some(StoreReply { reply: None }) => Err(Error::protocol(peer, "an empty answer")),
+    }
+}
+
+fn unanswered(peer: Peer) -> Error {
+    Error::protocol(peer, "it does not answer")
 }
 
 fn open_store(request: Request) -> StreamOpen {
     StreamOpen { kind: Some(stream_open::Kind::Store(StoreRequest { request: Some(request) })) }
 }
 
+/// An error is one of the archive. One of the stream only ends it: the store's answer, or its absence, says more.
 async fn send_archive(
-    control: &mut Control,
+    send: &mut ControlSender,
     archive: impl Stream<Item = io::Result<Bytes>> + Send,
 ) -> Result<()> {
     let mut archive = std::pin::pin!(archive);
     while let Some(piece) = archive.next().await {
         let piece = piece.map_err(|source| {
-            control.send.reset();
+            send.reset();
             Error::File { action: "read", path: "the archive".into(), source }
         })?;
-        control.send.send_bytes(piece).await?;
+        if send.send_bytes(piece).await.is_err() {
+            return Ok(());
+        }
     }
-    Ok(control.send.finish()?)
+    // Fails only if the store wants no more of it.
+    let _ = send.finish();
+    Ok(())
 }
 
 fn request_error(error: StoreError) -> Error {

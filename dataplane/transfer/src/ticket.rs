@@ -9,10 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use aws_lc_rs::{
-    encoding::AsDer,
-    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
-};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_proto::v1::{Direction, SignedTicket, Ticket};
 use prost::Message;
@@ -43,7 +40,8 @@ pub struct KeyError(&'static str);
 impl TicketSigner {
     /// Makes a new key.
     pub fn create() -> Result<Self, KeyError> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| KeyError("made: the system's randomness failed"))?;
+        let pair =
+            Ed25519KeyPair::generate().map_err(|_| KeyError("made: the system's randomness failed"))?;
         let document = pair.to_pkcs8().map_err(|_| KeyError("made"))?;
         Ok(Self { pkcs8: document.as_ref().to_vec(), pair })
     }
@@ -140,7 +138,9 @@ pub enum TicketError {
     #[error("the ticket was used already: ask for a new one")]
     Used,
     /// More tickets than can be remembered.
-    #[error("the store remembers {MAX_REMEMBERED} used tickets and takes no more until some expire: try again later")]
+    #[error(
+        "the store remembers {MAX_REMEMBERED} used tickets and takes no more until some expire: try again later"
+    )]
     Full,
 }
 
@@ -286,41 +286,47 @@ mod tests {
     }
 
     fn pair() -> (TicketSigner, TicketVerifier) {
-        let signer = TicketSigner::create().unwrap();
-        let again = TicketSigner::from_pkcs8(signer.pkcs8()).unwrap();
-        let verifier = TicketVerifier::new(signer.public_key());
+        let hub = TicketSigner::create().unwrap();
+        let again = TicketSigner::from_pkcs8(hub.pkcs8()).unwrap();
+        let verifier = TicketVerifier::new(hub.public_key());
         (again, verifier)
     }
 
     #[test]
     fn a_ticket_is_good_once() {
-        let (signer, verifier) = pair();
-        let signed = signer.sign(&ticket(1));
+        let (hub, verifier) = pair();
+        let signed = hub.sign(&ticket(1));
         let grant = verifier.verify(&signed, &at()).unwrap();
         assert_eq!(grant, Grant::peek(&signed).unwrap());
         assert_eq!((grant.snapshot.0, grant.base), (node(4).0, None));
         assert_eq!(verifier.verify(&signed, &at()), Err(TicketError::Used));
-        assert!(verifier.verify(&signer.sign(&ticket(2)), &at()).is_ok());
+        assert!(verifier.verify(&hub.sign(&ticket(2)), &at()).is_ok());
     }
 
     #[test]
     fn each_check_says_what_failed() {
-        let (signer, verifier) = pair();
+        let (hub, verifier) = pair();
         let change = |change: &dyn Fn(&mut Ticket)| {
             let mut ticket = ticket(9);
             change(&mut ticket);
-            verifier.verify(&signer.sign(&ticket), &at()).unwrap_err()
+            verifier.verify(&hub.sign(&ticket), &at()).unwrap_err()
         };
         assert!(matches!(change(&|t| t.peer = node(7).to_bytes()), TicketError::Peer { .. }));
         assert!(matches!(change(&|t| t.store = node(7).to_bytes()), TicketError::Store { .. }));
-        assert!(matches!(change(&|t| t.issued_ms = NOW + 3_600_000), TicketError::Expired(_) | TicketError::Future(_)));
+        assert!(matches!(
+            change(&|t| t.issued_ms = NOW + 3_600_000),
+            TicketError::Expired(_) | TicketError::Future(_)
+        ));
         assert_eq!(change(&|t| t.expires_ms = NOW + 2 * MAX_LIFETIME_MS), TicketError::Lifetime(7_201_000));
         assert_eq!(change(&|t| t.issued_ms = NOW - 50_001), TicketError::BeforeStart);
         assert_eq!(change(&|t| t.volume = vec![1]), TicketError::Malformed("volume"));
         assert_eq!(change(&|t| t.direction = 9), TicketError::Malformed("direction"));
         assert_eq!(change(&|t| t.id = vec![]), TicketError::Malformed("id"));
         let expired = change(&|t| t.expires_ms = NOW - 12_345);
-        assert_eq!(expired.to_string(), "the ticket expired 12.345 s ago by the hub's clock: ask for a new one");
+        assert_eq!(
+            expired.to_string(),
+            "the ticket expired 12.345 s ago by the hub's clock: ask for a new one"
+        );
     }
 
     #[test]
@@ -332,21 +338,21 @@ mod tests {
 
     #[test]
     fn the_memory_of_used_tickets_is_bounded() {
-        let (signer, verifier) = pair();
+        let (hub, verifier) = pair();
         let expires_ms = NOW + 1;
         let old = (0..MAX_REMEMBERED as u128).map(|id| (id.to_be_bytes(), expires_ms));
         verifier.used.lock().unwrap().extend(old);
-        assert_eq!(verifier.verify(&signer.sign(&ticket(1)), &at()), Err(TicketError::Full));
+        assert_eq!(verifier.verify(&hub.sign(&ticket(1)), &at()), Err(TicketError::Full));
         let later = Presentation { now_ms: expires_ms, ..at() };
-        assert!(verifier.verify(&signer.sign(&ticket(1)), &later).is_ok());
+        assert!(verifier.verify(&hub.sign(&ticket(1)), &later).is_ok());
         assert_eq!(verifier.used.lock().unwrap().len(), 1);
     }
 
     proptest! {
         #[test]
         fn a_changed_bit_is_refused(bit in 0usize..1000) {
-            let (signer, verifier) = pair();
-            let mut signed = signer.sign(&ticket(1));
+            let (hub, verifier) = pair();
+            let mut signed = hub.sign(&ticket(1));
             let bits = signed.payload.len() * 8;
             if bit < bits {
                 signed.payload[bit / 8] ^= 1 << (bit % 8);

@@ -3,7 +3,10 @@
 //! Every request is answered with a `StoreReply`; entries, bytes and the rest of a list follow it until the stream ends.
 //! An answer that is cut by an error has its stream reset, so it is never taken for the whole.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use ds_domain::ids::{InvalidId, SnapshotId, VolumeId};
@@ -236,31 +239,44 @@ async fn import_tar(node: &Node, archive: &mut ControlReceiver, request: ImportT
     let (volume, snapshot) = (volume_id(&request.volume)?, snapshot_id(&request.snapshot)?);
     let below = relative(Path::new(&request.path))?;
     let base = snapshot_id(&request.base)?;
-    let _claim = node.incoming.claim(volume, snapshot)?;
+    let claim = node.incoming.claim(volume, snapshot)?;
     if node.volumes.find(volume, snapshot).await?.is_some() {
+        claim.settle();
         return Err(Failure(Kind::Invalid, format!("snapshot {snapshot} exists already: choose a new id")));
     }
-    let folder = node.volumes.editing_clone(volume, base, snapshot).await?;
-    let (pieces, waiting) = mpsc::channel(ARCHIVE_QUEUE);
-    let unpacking = spawn_blocking(move || import::unpack(&folder, &below, ArchiveReader::new(waiting)));
-    feed(node, archive, pieces).await;
-    let imported = match joined(unpacking).await {
-        Ok(imported) => imported,
-        Err(error) => {
-            node.volumes.drop_branch(volume, snapshot).await?;
-            return Err(error.into());
+    let made = async {
+        let folder = node.volumes.editing_clone(volume, base, snapshot).await?;
+        let imported = unpack(node, archive, folder, below).await?;
+        Ok((node.volumes.commit_edit(volume, snapshot).await?, imported))
+    };
+    let (guid, imported) = match made.await {
+        Ok(made) => made,
+        Err(failure) => {
+            match node.volumes.drop_branch(volume, snapshot).await {
+                Ok(()) => claim.settle(),
+                Err(error) => {
+                    tracing::warn!(snapshot.id = %snapshot, %error, "a failed import stays until the next start");
+                }
+            }
+            return Err(failure);
         }
     };
-    let guid = match node.volumes.commit_edit(volume, snapshot).await {
-        Ok(guid) => guid,
-        Err(error) => {
-            node.volumes.drop_branch(volume, snapshot).await?;
-            return Err(error.into());
-        }
-    };
+    claim.settle();
     let mut messages = vec![StoreOk { guid: guid.0, ..StoreOk::default() }];
     messages.extend(imported.chunks(FILES_PER_MESSAGE).map(imported_files));
     Ok(messages)
+}
+
+async fn unpack(
+    node: &Node,
+    archive: &mut ControlReceiver,
+    folder: PathBuf,
+    below: PathBuf,
+) -> Answer<Vec<ImportedFile>> {
+    let (pieces, waiting) = mpsc::channel(ARCHIVE_QUEUE);
+    let unpacking = spawn_blocking(move || import::unpack(&folder, &below, ArchiveReader::new(waiting)));
+    feed(node, archive, pieces).await;
+    Ok(joined(unpacking).await?)
 }
 
 fn imported_files(some: &[ImportedFile]) -> StoreOk {

@@ -25,7 +25,7 @@ impl Claims {
         Self { folder, claimed: Mutex::default() }
     }
 
-    /// `Busy` if it is under way already. The claim ends when the answer is dropped.
+    /// `Busy` if it is under way already. The claim ends when the answer is settled or dropped.
     pub(super) fn claim(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<Claim<'_>> {
         let mut claimed = self.claimed.lock().unwrap_or_else(PoisonError::into_inner);
         if claimed.contains(&snapshot) {
@@ -43,18 +43,18 @@ impl Claims {
 
     /// Drops the branches that an earlier process claimed and did not finish.
     pub(super) async fn collect_unfinished(&self, volumes: &Volumes) -> Result<()> {
-        let read = |source| Error::File {
-            action: "read",
-            path: self.folder.display().to_string(),
-            source,
-        };
+        let read = |source| Error::File { action: "read", path: self.folder.display().to_string(), source };
         for file in fs::read_dir(&self.folder).map_err(read)? {
             let file = file.map_err(read)?;
             if let Some((volume, snapshot)) = parse(&file.file_name().to_string_lossy())
                 && volumes.find(volume, snapshot).await?.is_none()
             {
+                if let Err(error) = volumes.drop_branch(volume, snapshot).await {
+                    // It is in nobody's way but takes room: no reason to keep all other volumes from being served.
+                    tracing::warn!(snapshot.id = %snapshot, %error, "what was not finished stays until the next start");
+                    continue;
+                }
                 tracing::info!(volume.id = %volume, snapshot.id = %snapshot, "dropped what was not finished");
-                volumes.drop_branch(volume, snapshot).await?;
             }
             fs::remove_file(file.path()).map_err(read)?;
         }
@@ -74,10 +74,17 @@ pub(super) struct Claim<'a> {
     file: PathBuf,
 }
 
+impl Claim<'_> {
+    /// Says that the snapshot is made, or that nothing of it is left. A claim that ends without this is looked into at
+    /// the next start.
+    pub(super) fn settle(self) {
+        // A file that stays costs that one look at the pool.
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        // A file that stays costs the next start one look at the pool.
-        let _ = fs::remove_file(&self.file);
         self.claims.claimed.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.snapshot);
     }
 }

@@ -99,7 +99,9 @@ impl Unpacking<'_> {
             | EntryType::Directory
             | EntryType::Symlink
             | EntryType::Link => {}
-            EntryType::GNUSparse => return Err(refused(&path, "sparse files: make the archive without --sparse")),
+            EntryType::GNUSparse => {
+                return Err(refused(&path, "sparse files: make the archive without --sparse"));
+            }
             EntryType::Block | EntryType::Char | EntryType::Fifo => {
                 return Err(refused(&path, "only files, folders and links are taken"));
             }
@@ -131,7 +133,12 @@ impl Unpacking<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&place.folder, &place.name, flags, Mode::from_raw_mode(0o600))
             .map_err(|e| write_error(&place.path, e.into()))?;
-        let mut file = File::from(file);
+        let size_bytes = self.write(entry, File::from(file), place)?;
+        self.report(place, added, size_bytes);
+        Ok(())
+    }
+
+    fn write(&mut self, entry: &mut Entry<'_, impl Read>, mut file: File, place: &Place) -> Result<u64> {
         let mut size_bytes = 0;
         loop {
             let read = entry.read(&mut self.buffer).map_err(ImportError::Archive)?;
@@ -145,8 +152,7 @@ impl Unpacking<'_> {
             return Err(ImportError::Archive(io::ErrorKind::UnexpectedEof.into()));
         }
         set_metadata(entry, &file, 0).map_err(|source| write_error(&place.path, source))?;
-        self.report(place, added, size_bytes);
-        Ok(())
+        Ok(size_bytes)
     }
 
     fn symlink(&mut self, entry: &Entry<'_, impl Read>, inside: &Path, place: &Place) -> Result<()> {
@@ -193,7 +199,9 @@ fn folder(entry: &Entry<'_, impl Read>, place: &Place) -> Result<()> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(write_error(&place.path, error.into())),
     }
-    if kind_of(&place.folder, &place.name).map_err(|e| write_error(&place.path, e))? != Some(FileType::Directory) {
+    if kind_of(&place.folder, &place.name).map_err(|e| write_error(&place.path, e))?
+        != Some(FileType::Directory)
+    {
         return Err(refused(&place.path, "something that is not a folder has its name"));
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

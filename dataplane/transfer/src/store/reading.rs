@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{Error, Result};
 
 /// A person who looks at files looks at several.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// The read-only clones of this store.
 pub(super) struct ReadingClones {
@@ -77,7 +77,9 @@ impl ReadingClones {
     /// Drops what nobody has read for a while, until `stop`.
     pub(super) async fn collect_idle(&self, stop: &CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(IDLE / 4)).await.is_some() {
-            for snapshot in self.matching(|mounted| mounted.readers == 0 && mounted.last_used.elapsed() >= IDLE) {
+            for snapshot in
+                self.matching(|mounted| mounted.readers == 0 && mounted.last_used.elapsed() >= IDLE)
+            {
                 // Somebody may have come in the meantime; the next round sees to the rest.
                 if let Err(error) = self.release(snapshot).await {
                     tracing::debug!(snapshot.id = %snapshot, %error, "a reading clone stays");

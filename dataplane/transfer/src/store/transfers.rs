@@ -6,9 +6,9 @@ use ds_proto::v1::{
     transfer_control::Message as Said, transfer_reply::Reply,
 };
 use ds_wire::TransferId;
-use ds_zfs::{Receiving, SendPlan, Sending};
+use ds_zfs::{Receiving, Sending};
 
-use super::{Node, claims::Claim};
+use super::Node;
 use crate::{
     Error, Result,
     client::{conclude, receipt},
@@ -93,9 +93,9 @@ fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
 // Push: the peer sends, we receive.
 
 /// A push that was let in.
-enum Incoming<'a> {
+enum Incoming {
     Already(SignedReceipt),
-    New { transfer: TransferId, plan: SendPlan, claim: Claim<'a> },
+    New { transfer: TransferId, chunks: Chunks, process: Box<Receiving> },
 }
 
 async fn incoming(
@@ -106,31 +106,30 @@ async fn incoming(
     grant: &Grant,
 ) -> Result<Outcome> {
     let _active = Active::new();
-    let (transfer, plan, _claim) = match prepare_incoming(node, link, open, grant).await {
-        Ok(Incoming::New { transfer, plan, claim }) => (transfer, plan, claim),
-        Ok(Incoming::Already(receipt)) => {
-            reply(control, Reply::Already(receipt)).await?;
-            return Ok(ALREADY);
-        }
+    // The claim first: what another transfer is just finishing is then seen as here.
+    let claim = match node.incoming.claim(grant.volume, grant.snapshot) {
+        Ok(claim) => claim,
         Err(error) => {
             refuse(control, &error).await;
             return Err(error);
         }
     };
-    // Before the other end may send any.
-    let chunks = link.chunks(transfer.0);
-    let process = match node.volumes.receive(&plan).await {
-        Ok(process) => process,
+    let result = match prepare_incoming(node, link, open, grant).await {
+        Ok(Incoming::Already(receipt)) => reply(control, Reply::Already(receipt)).await.map(|()| ALREADY),
+        Ok(Incoming::New { transfer, chunks, process }) => {
+            let (io, cancel) = (&node.io, &node.stopping);
+            let mut exchange =
+                Exchange { link, control, io, transfer, estimate: None, progress: &|_| {}, cancel };
+            let result = take_in(node, &mut exchange, grant, chunks, *process).await;
+            conclude(exchange.control, result).await
+        }
         Err(error) => {
-            let error = error.into();
             refuse(control, &error).await;
-            return Err(error);
+            Err(error)
         }
     };
-    let (io, cancel) = (&node.io, &node.stopping);
-    let mut exchange = Exchange { link, control, io, transfer, estimate: None, progress: &|_| {}, cancel };
-    let result = take_in(node, &mut exchange, grant, chunks, process).await;
-    conclude(exchange.control, result).await
+    claim.settle();
+    result
 }
 
 async fn take_in(
@@ -150,18 +149,11 @@ async fn take_in(
     Ok(Outcome { result: "done", bytes: received.fin.bytes })
 }
 
-async fn prepare_incoming<'a>(
-    node: &'a Node,
-    link: &Link,
-    open: &TransferOpen,
-    grant: &Grant,
-) -> Result<Incoming<'a>> {
+async fn prepare_incoming(node: &Node, link: &Link, open: &TransferOpen, grant: &Grant) -> Result<Incoming> {
     let peer = link.peer();
     let transfer = transfer_id(link, open)?;
     let plan = open.plan.as_ref().ok_or_else(|| Error::protocol(peer, "it pushes without a plan"))?;
     let plan = plans::from_proto(peer, (grant.volume, grant.snapshot), plan)?;
-    // The claim first: what another transfer is just finishing is then seen as here.
-    let claim = node.incoming.claim(grant.volume, grant.snapshot)?;
     let ours = node.volumes.snapshots(grant.volume).await?;
     if let Some(found) = ours.iter().find(|s| s.id == grant.snapshot) {
         if found.guid != plan.guid {
@@ -176,7 +168,10 @@ async fn prepare_incoming<'a>(
         return Err(Error::protocol(peer, "it starts from another base than its ticket says"));
     }
     plans::require_base(&ours, plan.kind.base())?;
-    Ok(Incoming::New { transfer, plan, claim })
+    // Before the other end may send any.
+    let chunks = link.chunks(transfer.0);
+    let process = Box::new(node.volumes.receive(&plan).await?);
+    Ok(Incoming::New { transfer, chunks, process })
 }
 
 // Pull: we send, the peer receives.

@@ -79,7 +79,8 @@ impl Tree {
 
     fn resolve(&self, path: &Path, flags: OFlags, how: ResolveFlags) -> io::Result<OwnedFd> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        openat2(&self.0, path, flags, Mode::empty(), how | ResolveFlags::NO_XDEV).map_err(|error| match error {
+        openat2(&self.0, path, flags, Mode::empty(), how | ResolveFlags::NO_XDEV).map_err(|error| match error
+        {
             Errno::XDEV => io::Error::other("a link leads out of the volume"),
             Errno::LOOP => io::Error::other("a link is in the way"),
             other => other.into(),

@@ -83,7 +83,7 @@ impl Volumes {
         if here.snapshots.len() > 1 || matches!(here.place, Place::Task(..)) {
             return destroy(&snapshot_name(&here.name, snapshot)).await;
         }
-        self.detach(&here.name).await?;
+        self.unmount(&here.name).await?;
         destroy_tree(&here.name).await
     }
 
@@ -110,7 +110,7 @@ impl Volumes {
                 let said = format!("{} is a task's clone of it", leaf.name);
                 return Err(Error::HasDependents(Failure { command: format!("drop volume {volume}"), said }));
             }
-            self.detach(&leaf.name).await?;
+            self.unmount(&leaf.name).await?;
             destroy_tree(&leaf.name).await?;
         }
         destroy_tree(&branches).await

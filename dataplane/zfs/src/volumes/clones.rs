@@ -53,7 +53,7 @@ impl Volumes {
             if !self.exists(&clone.name).await? {
                 continue;
             }
-            self.detach(&clone.name).await?;
+            self.unmount(&clone.name).await?;
             match (destroy_tree(&clone.name).await, clone.tip()) {
                 (Err(Error::HasDependents(_)), Some(tip)) => {
                     self.settle_and_rename(&clone.name, Place::Branch(volume, tip.id)).await?;
@@ -81,7 +81,7 @@ impl Volumes {
     /// [`Error::Busy`].
     pub async fn drop_reading_clone(&self, snapshot: SnapshotId) -> Result<()> {
         let name = self.name(Place::Reading(snapshot));
-        self.detach(&name).await?;
+        self.unmount(&name).await?;
         destroy(&name).await
     }
 
@@ -104,7 +104,7 @@ impl Volumes {
         }
         let place = Place::Branch(volume, snapshot);
         let name = self.name(place);
-        self.detach(&name).await?;
+        self.unmount(&name).await?;
         destroy(&name).await?;
         create_filesystem(&self.inner.layout.branches(volume), &[]).await?;
         self.mounted_clone(place, volume, base, &[]).await
@@ -158,6 +158,21 @@ impl Volumes {
             zfs(&["mount", &name]).await?;
         }
         Ok(mountpoint)
+    }
+
+    /// Unmounts a filesystem that is about to be destroyed. Unlike [`Volumes::detach`] it writes no property: a full pool refuses
+    /// that, and it is then that things are dropped. One that is not here is no error.
+    pub(super) async fn unmount(&self, name: &str) -> Result<()> {
+        let mounted = match self.property(name, "mounted").await {
+            Err(Error::NotFound(_)) => return Ok(()),
+            mounted => mounted? == "yes",
+        };
+        if mounted {
+            let mountpoint = self.property(name, "mountpoint").await?;
+            zfs_patiently(&["unmount", name]).await?;
+            remove_folder(Path::new(&mountpoint)).await;
+        }
+        Ok(())
     }
 
     /// Unmounts a filesystem for good, waiting a few seconds while it is busy. One that is not here is no error.

@@ -74,7 +74,7 @@ impl Volumes {
         if let Place::Branch(volume, _) = place {
             create_filesystem(&self.inner.layout.branches(volume), &[]).await?;
         }
-        self.detach(&name).await?;
+        self.unmount(&name).await?;
         ignore_missing(zfs(&["destroy", &name]).await)?;
         Ok(name)
     }

@@ -1,0 +1,289 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use ds_link::{Control, Link};
+use ds_proto::v1::{
+    Abort, AbortCode, Direction, Fin, Plan, StreamOpen, TransferControl, TransferOpen, TransferReply,
+    stream_open::Kind, transfer_control::Message, transfer_reply::Reply,
+};
+use ds_transfer::{Error, ErrorKind, Progress};
+use ds_wire::{ChunkHeader, Digest, TransferId};
+use ds_zfs::SnapshotGuid;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{MIB, Runner, What, World, no_zfs_process_is_left, noise};
+
+/// Pushes and does `fault` as soon as the first bytes are written at the store.
+async fn push_with_fault(
+    world: &World,
+    runner: &Runner,
+    what: What,
+    fault: impl Fn(&Link, &CancellationToken) + Send + Sync,
+) -> Result<(), Error> {
+    let ticket = world.signer.sign(&world.ticket(runner, Direction::Push, what));
+    let (link, cancel) = (runner.link(world).await, CancellationToken::new());
+    let done = AtomicBool::new(false);
+    let note = |progress: Progress| {
+        if progress.bytes > 0 && !done.swap(true, Ordering::Relaxed) {
+            fault(&link, &cancel);
+        }
+    };
+    let What { volume, snapshot, .. } = what;
+    ds_transfer::push(&link, &runner.volumes, &runner.io, ticket, volume, snapshot, &note, &cancel)
+        .await
+        .map(drop)
+}
+
+/// Pushes, again while an earlier attempt is still being cleaned up.
+async fn push_until_not_busy(world: &World, runner: &Runner, what: What) -> Result<u64, Error> {
+    loop {
+        match world.push(runner, what).await {
+            Err(error) if error.kind() == ErrorKind::Busy => tokio::task::yield_now().await,
+            result => return result.map(|(_, receipt)| receipt.guid),
+        }
+    }
+}
+
+/// Waits until the store has nothing under way, and checks that nothing of `what` is on its pool.
+async fn nothing_remains(world: &World, what: What) {
+    let under_way = world.pool.folder().join("state/incoming");
+    while std::fs::read_dir(&under_way).unwrap().next().is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    no_zfs_process_is_left().await;
+    let left: Vec<_> =
+        world.pool.list().into_iter().filter(|name| name.contains(&what.snapshot.to_hex())).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_link_fails_both_ends_and_a_retry_succeeds() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, guid) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let error =
+        push_with_fault(&world, &runner, what, |link, _| link.close("pulled the plug")).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Link && error.is_retryable(), "{error}");
+    nothing_remains(&world, what).await;
+    assert_eq!(SnapshotGuid(push_until_not_busy(&world, &runner, what).await.unwrap()), guid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_push_leaves_nothing() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let error = push_with_fault(&world, &runner, what, |_, cancel| cancel.cancel()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Cancelled);
+    nothing_remains(&world, what).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_leaves_nothing() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let begun = CancellationToken::new();
+    let push = push_with_fault(&world, &runner, what, |_, _| begun.cancel());
+    tokio::select! {
+        result = push => panic!("it should have been dropped: {result:?}"),
+        () = begun.cancelled() => {}
+    }
+    nothing_remains(&world, what).await;
+    push_until_not_busy(&world, &runner, what).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_pull_leaves_nothing_at_either_end() {
+    let world = World::start().await;
+    let (runner, other) = (world.runner().await, world.runner().await);
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    world.push(&runner, what).await.unwrap();
+    let ticket = world.signer.sign(&world.ticket(&other, Direction::Pull, what));
+    let (link, cancel) = (other.link(&world).await, CancellationToken::new());
+    let note = |progress: Progress| {
+        if progress.bytes > 0 {
+            cancel.cancel();
+        }
+    };
+    let What { volume, snapshot, .. } = what;
+    let pull = ds_transfer::pull(&link, &other.volumes, &other.io, ticket, volume, snapshot, &note, &cancel);
+    assert_eq!(pull.await.unwrap_err().kind(), ErrorKind::Cancelled);
+    no_zfs_process_is_left().await;
+    assert!(!other.pool.list().iter().any(|name| name.contains(&what.snapshot.to_hex())));
+    world.pull(&other, what).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_stops_ends_its_transfers_and_serves_again() {
+    let mut world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let begun = CancellationToken::new();
+    let (push, ()) = {
+        let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
+        let link = runner.link(&world).await;
+        let note = |_: Progress| begun.cancel();
+        let never = CancellationToken::new();
+        let What { volume, snapshot, .. } = what;
+        let push =
+            ds_transfer::push(&link, &runner.volumes, &runner.io, ticket, volume, snapshot, &note, &never);
+        tokio::join!(push, async {
+            begun.cancelled().await;
+            world.stop_store().await;
+        })
+    };
+    assert!(push.unwrap_err().is_retryable());
+    nothing_remains(&world, what).await;
+    world.start_store().await;
+    world.push(&runner, what).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_pool_is_said_and_nothing_of_it_remains() {
+    let world = World::with_pool_of(80 * MIB).await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(120 * MIB))]).await;
+    let error = world.push(&runner, what).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+    assert!(!error.is_retryable());
+    nothing_remains(&world, what).await;
+    let (small, _) = runner.work(first, &[("data", b"small")]).await;
+    world.push(&runner, small).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_snapshot_pushed_twice_at_once_arrives_once() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = runner.work(first, &[("data", &noise(24 * MIB))]).await;
+    let (one, two) = tokio::join!(world.push(&runner, what), world.push(&runner, what));
+    let (done, other) = if one.is_ok() { (one, two) } else { (two, one) };
+    done.unwrap();
+    match other {
+        Ok((_, receipt)) => assert_eq!(receipt.stream_bytes, 0),
+        Err(error) => assert!(error.kind() == ErrorKind::Busy && error.is_retryable(), "{error}"),
+    }
+    push_until_not_busy(&world, &runner, what).await.unwrap();
+}
+
+// A peer with a good ticket and bad manners.
+
+struct Hostile {
+    link: Link,
+    control: Control,
+    transfer: TransferId,
+}
+
+impl Hostile {
+    async fn open(world: &World, runner: &Runner, what: What, guid: SnapshotGuid) -> Self {
+        let ours = runner.volumes.find(what.volume, what.base.unwrap()).await.unwrap().unwrap();
+        let transfer = TransferId(Uuid::new_v4().into_bytes());
+        let open = TransferOpen {
+            transfer: transfer.0.to_vec(),
+            ticket: Some(world.signer.sign(&world.ticket(runner, Direction::Push, what))),
+            plan: Some(Plan {
+                guid: guid.0,
+                base: what.base.unwrap().to_bytes(),
+                base_guid: ours.guid.0,
+                clone: true,
+                estimate_bytes: 0,
+            }),
+            have: Vec::new(),
+        };
+        let link = runner.link(world).await;
+        let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await.unwrap();
+        let reply = control.recv.recv::<TransferReply>().await.unwrap().unwrap().reply.unwrap();
+        assert!(matches!(reply, Reply::Accept(_)), "{reply:?}");
+        Self { link, control, transfer }
+    }
+
+    fn header(&self, index: u64, payload: &[u8]) -> ChunkHeader {
+        ChunkHeader {
+            transfer: self.transfer,
+            index,
+            offset: index * ds_wire::CHUNK_BYTES as u64,
+            length: u32::try_from(payload.len()).unwrap(),
+            digest: Digest::of(&Bytes::copy_from_slice(payload)),
+        }
+    }
+
+    /// Errors are those of a store that cut us off already.
+    async fn send(&self, header: &[u8], payload: &[u8]) {
+        let Ok(mut stream) = self.link.open_chunk().await else { return };
+        let _ = stream.write(Bytes::copy_from_slice(header)).await;
+        let _ = stream.write(Bytes::copy_from_slice(payload)).await;
+        let _ = stream.finish();
+    }
+
+    async fn abort(mut self) -> Abort {
+        loop {
+            match self.control.recv.recv::<TransferControl>().await.unwrap().unwrap().message.unwrap() {
+                Message::Ack(_) => {}
+                Message::Abort(abort) => return abort,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, guid) = runner.work(first, &[("data", b"x")]).await;
+    let noise = noise(ds_wire::CHUNK_BYTES as u64);
+    for attack in 0..9 {
+        let mut hostile = Hostile::open(&world, &runner, what, guid).await;
+        let good = hostile.header(0, &noise);
+        match attack {
+            0 => {
+                let mut header = good.encode();
+                header[..4].copy_from_slice(b"HTTP");
+                hostile.send(&header, &noise).await;
+            }
+            1 => hostile.send(&hostile.header(1_000_000, &noise).encode(), &noise).await,
+            2 => hostile.send(&ChunkHeader { length: u32::MAX, ..good }.encode(), &noise).await,
+            3 => hostile.send(&ChunkHeader { digest: Digest([0; 32]), ..good }.encode(), &noise).await,
+            4 => hostile.send(&good.encode(), &[noise.clone(), noise.clone()].concat()).await,
+            5 => hostile.send(&good.encode(), &noise[..1000]).await,
+            6 => {
+                // Without end: whatever the receiver makes of it, some chunk is one too many.
+                for index in 0..1_000_000 {
+                    hostile.send(&hostile.header(index, &noise).encode(), &noise).await;
+                    if index > 20 {
+                        break;
+                    }
+                }
+            }
+            7 => {
+                let fin = Fin { bytes: u64::MAX, chunks: 3, digest: vec![0; 32] };
+                let fin = TransferControl { message: Some(Message::Fin(fin)) };
+                hostile.control.send.send(&fin).await.unwrap();
+            }
+            _ => {
+                for _ in 0..2 {
+                    hostile.send(&good.encode(), &noise).await;
+                }
+            }
+        }
+        // Bytes that are no ZFS stream may be found out by ZFS before us.
+        let abort = hostile.abort().await;
+        let expected = [AbortCode::Corrupt, AbortCode::Failed];
+        assert!(expected.contains(&abort.code()), "attack {attack}: {abort:?}");
+        if ![4, 6, 8].contains(&attack) {
+            assert_eq!(abort.code(), AbortCode::Corrupt, "attack {attack}: {abort:?}");
+        }
+        nothing_remains(&world, what).await;
+    }
+    world.push(&runner, what).await.unwrap();
+}

@@ -1,0 +1,8 @@
+//! The store over loopback, on real pools in files: transfers, faults, and what the hub asks.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails may panic")]
+
+mod faults;
+mod requests;
+mod support;
+mod transfers;
