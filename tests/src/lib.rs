@@ -12,4 +12,4 @@ pub mod system;
 
 pub use pool::{FilePool, run};
 pub use process::{Daemon, eventually};
-pub use system::{Answer, System, TestRunner, image, task_image};
+pub use system::{Answer, System, TestRunner, free_tcp_port, image, task_image};

@@ -95,7 +95,8 @@ fn a_task_that_records_nothing_still_gets_a_run() -> Result<()> {
     let system = System::start()?;
     let runner = system.runner("alpha")?;
     system.ds(&["project", "create", "demo"])?.ok()?;
-    let task = system.start_task("demo", &["sh", "-c", "echo hello; echo oops >&2; echo 1 > made"])?;
+    let task =
+        system.start_task("demo", &["sh", "-c", "echo hello; sleep 1; echo oops >&2; echo 1 > made"])?;
     let ended = system.task_end(&task)?;
     assert_eq!(ended["outcome"], "succeeded", "{ended}");
     let run = system.json(&["runs", "show", ended["runs"][0].as_str().expect("a run")])?;
