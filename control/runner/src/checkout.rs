@@ -21,13 +21,14 @@ const PROTOCOLS: &str = "https:http:ssh:git";
 /// Checks the repository out into `work_tree` and returns the commit's full id. It can be repeated, also half done:
 /// `git_dir` is made anew.
 pub(crate) async fn checkout(repository: &Repository, work_tree: &Path, git_dir: &Path) -> Result<String> {
-    Git { repository, work_tree, git_dir, protocols: PROTOCOLS }.checkout().await
+    Git { repository, work_tree, folder: git_dir, protocols: PROTOCOLS }.checkout().await
 }
 
 struct Git<'a> {
     repository: &'a Repository,
     work_tree: &'a Path,
-    git_dir: &'a Path,
+    /// Git's own.
+    folder: &'a Path,
     protocols: &'static str,
 }
 
@@ -35,7 +36,7 @@ impl Git<'_> {
     async fn checkout(&self) -> Result<String> {
         check_url(&self.repository.url, self.protocols)?;
         check_reference(&self.repository.reference)?;
-        match tokio::fs::remove_dir_all(self.git_dir).await {
+        match tokio::fs::remove_dir_all(self.folder).await {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 return Err(self.failed("remove an older checkout", &e.to_string()));
             }
@@ -43,7 +44,8 @@ impl Git<'_> {
         }
         self.must("make a repository", &["init", "--quiet", "--template="]).await?;
         let commit = self.fetch().await?;
-        self.must("check the repository out", &["checkout", "--quiet", "--force", "--detach", &commit]).await?;
+        self.must("check the repository out", &["checkout", "--quiet", "--force", "--detach", &commit])
+            .await?;
         Ok(commit)
     }
 
@@ -51,8 +53,9 @@ impl Git<'_> {
     async fn fetch(&self) -> Result<String> {
         let Repository { url, reference } = self.repository;
         let wanted = if reference.is_empty() { "HEAD" } else { reference };
-        let shallow =
-            self.run(&["fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, wanted]).await?;
+        let shallow = self
+            .run(&["fetch", "--quiet", "--depth=1", "--no-tags", "--end-of-options", url, wanted])
+            .await?;
         if shallow.status.success() {
             return self.resolve("FETCH_HEAD").await;
         }
@@ -85,7 +88,7 @@ impl Git<'_> {
     async fn run(&self, arguments: &[&str]) -> Result<Output> {
         Command::new("git")
             .arg("--git-dir")
-            .arg(self.git_dir)
+            .arg(self.folder)
             .arg("--work-tree")
             .arg(self.work_tree)
             // A server that stalls is given up after a minute.
@@ -97,7 +100,10 @@ impl Git<'_> {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20")
+            .env(
+                "GIT_SSH_COMMAND",
+                "ssh -o BatchMode=yes -o StrictHostKeyChecking=accept-new -o ConnectTimeout=20",
+            )
             .env("LC_ALL", "C")
             .env_remove("GIT_DIR")
             .env_remove("GIT_WORK_TREE")
@@ -148,7 +154,12 @@ fn check_url(url: &str, protocols: &str) -> Result<()> {
     let protocol = match url.split_once("://") {
         Some((protocol, rest)) if !rest.starts_with('-') => protocol,
         // `user@host:path`, which is ssh. `ext::command` and a path have no user.
-        None if url.split_once(':').is_some_and(|(host, path)| is_ssh_host(host) && !path.starts_with(':')) => "ssh",
+        None if url
+            .split_once(':')
+            .is_some_and(|(host, path)| is_ssh_host(host) && !path.starts_with(':')) =>
+        {
+            "ssh"
+        }
         _ => return refuse("is no address: write it as in `https://host/team/repository.git`"),
     };
     if protocols.split(':').any(|allowed| allowed == protocol) {
@@ -159,7 +170,8 @@ fn check_url(url: &str, protocols: &str) -> Result<()> {
 
 fn is_ssh_host(host: &str) -> bool {
     host.split_once('@').is_some_and(|(user, name)| {
-        let plain = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let plain =
+            |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         plain(user) && plain(name) && !user.starts_with('-') && !name.starts_with('-')
     })
 }
@@ -168,7 +180,9 @@ fn check_reference(reference: &str) -> Result<()> {
     // What git itself refuses in a name, and all that has a meaning in a refspec or a revision.
     let odd = |c: char| c.is_control() || c.is_whitespace() || "~^:?*[\\+@{".contains(c);
     if reference.starts_with('-') || reference.contains("..") || reference.contains(odd) {
-        return Err(Error::Git(format!("{reference:?} is no name of a branch or tag, and no commit: give one of these")));
+        return Err(Error::Git(format!(
+            "{reference:?} is no name of a branch or tag, and no commit: give one of these"
+        )));
     }
     Ok(())
 }
@@ -218,7 +232,8 @@ mod tests {
             fs::create_dir(folder).unwrap();
         }
         let git = |arguments: &[&str]| {
-            let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"];
+            let identity =
+                ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"];
             let output = std::process::Command::new("git")
                 .args(identity)
                 .args(arguments)
@@ -244,7 +259,7 @@ mod tests {
         async fn checkout(&self, reference: &str) -> Result<String> {
             let repository = Repository { url: self.url.clone(), reference: reference.into() };
             let (work_tree, git_dir) = (&self.work_tree, &self.git_dir);
-            Git { repository: &repository, work_tree, git_dir, protocols: "file" }.checkout().await
+            Git { repository: &repository, work_tree, folder: git_dir, protocols: "file" }.checkout().await
         }
 
         fn content(&self) -> String {
@@ -318,7 +333,9 @@ mod tests {
         ] {
             assert!(check_url(bad, PROTOCOLS).is_err(), "{bad}");
         }
-        for good in ["https://host/a.git", "http://host:80/a", "git://h/a", "ssh://git@host/a", "git@host:team/a.git"] {
+        for good in
+            ["https://host/a.git", "http://host:80/a", "git://h/a", "ssh://git@host/a", "git@host:team/a.git"]
+        {
             check_url(good, PROTOCOLS).unwrap();
         }
     }

@@ -144,7 +144,9 @@ impl Docker {
         let state = inspected.state.unwrap_or_default();
         let status = match state.status.unwrap_or(Status::EMPTY) {
             // A start that failed leaves the container "created", with the reason.
-            Status::CREATED if state.error.as_deref().unwrap_or_default().is_empty() => ContainerStatus::Created,
+            Status::CREATED if state.error.as_deref().unwrap_or_default().is_empty() => {
+                ContainerStatus::Created
+            }
             Status::CREATED | Status::EXITED | Status::DEAD | Status::REMOVING | Status::EMPTY => {
                 ContainerStatus::Ended(Exit {
                     code: i32::try_from(state.exit_code.unwrap_or(-1)).unwrap_or(-1),
@@ -152,7 +154,9 @@ impl Docker {
                     error: state.error.unwrap_or_default(),
                 })
             }
-            Status::RUNNING | Status::PAUSED | Status::RESTARTING | Status::STOPPING => ContainerStatus::Running,
+            Status::RUNNING | Status::PAUSED | Status::RESTARTING | Status::STOPPING => {
+                ContainerStatus::Running
+            }
         };
         let (started_ms, ended_ms) =
             (unix_ms(state.started_at.as_deref()), unix_ms(state.finished_at.as_deref()));

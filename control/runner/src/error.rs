@@ -65,7 +65,9 @@ pub enum Error {
         source: bollard::errors::Error,
     },
     /// Somebody removed a task's container.
-    #[error("the task's container is gone: it was removed from Docker while the task ran. Start the task again")]
+    #[error(
+        "the task's container is gone: it was removed from Docker while the task ran. Start the task again"
+    )]
     ContainerGone,
     /// Docker would not start a task's container.
     #[error("Docker could not start the container")]
@@ -125,9 +127,8 @@ impl Error {
     /// Whether the same step may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::HubUnreachable { .. } | Self::DockerUnreachable { .. } => true,
-            // The state's disk may have room again; the task goes on with the stage that it is in.
-            Self::File { .. } => true,
+            // A file: the disk of the state may have room again.
+            Self::HubUnreachable { .. } | Self::DockerUnreachable { .. } | Self::File { .. } => true,
             Self::Store { source, .. } => source.is_retryable(),
             Self::Transfer(source) => source.is_retryable(),
             Self::Volumes(source) => source.is_retryable(),

@@ -54,7 +54,12 @@ impl Hub {
     /// Not connected yet. `address` is the `host:port` of the hub's gRPC.
     pub(crate) fn new(address: &str) -> Self {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
-        Self { connection: watch::Sender::new(None), tickets: Mutex::default(), requests: AtomicU64::new(1), host }
+        Self {
+            connection: watch::Sender::new(None),
+            tickets: Mutex::default(),
+            requests: AtomicU64::new(1),
+            host,
+        }
     }
 
     /// The host of the hub's address, with brackets if it is IPv6.
@@ -82,12 +87,11 @@ impl Hub {
         found.clone().expect("waited for it")
     }
 
-    /// Sends if the hub is connected; else the message is dropped. For what a later `Hello` says as well.
-    pub(crate) async fn send_if_connected(&self, message: Message) {
-        let connection = self.connection.borrow().clone();
-        if let Some(connection) = connection {
-            // What the hub missed it reads from the next Hello.
-            let _ = connection.send(message).await;
+    /// Hands a message over if the hub is connected and there is room; else it is dropped. For what a later message
+    /// says as well, and for the session, which must never wait for room: it is what makes room.
+    pub(crate) fn offer(&self, message: Message) {
+        if let Some(connection) = &*self.connection.borrow() {
+            let _ = connection.outgoing.try_send(v1::FromRunner { message: Some(message) });
         }
     }
 
@@ -103,6 +107,8 @@ impl Hub {
                 continue;
             }
             tokio::select! {
+                // An answer counts although the connection closed after it.
+                biased;
                 Some(grant) = waiting.answer() => {
                     return grant.ticket.ok_or(Error::Ticket(grant.refusal));
                 }

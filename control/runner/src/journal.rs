@@ -102,8 +102,14 @@ impl Journals {
         let dir = self.dir.join(spec.task.to_string());
         fs::create_dir_all(&dir).map_err(file("create", &dir))?;
         let stage = Stage::Preparing;
-        let entry =
-            Entry { version: VERSION, spec, stage, stop: None, image_digest: String::new(), git_commit: None };
+        let entry = Entry {
+            version: VERSION,
+            spec,
+            stage,
+            stop: None,
+            image_digest: String::new(),
+            git_commit: None,
+        };
         let journal = Journal { dir, entry };
         journal.write().await?;
         let all = self.dir.clone();
@@ -252,7 +258,10 @@ mod tests {
         let journals = Journals::open(dir.path()).unwrap();
         let mut journal = journals.create(spec()).await.unwrap();
         journal.update(|entry| entry.stage = Stage::Running).await.unwrap();
-        journal.write_result(&v1::TaskFinished { log_bytes: 7, ..v1::TaskFinished::default() }).await.unwrap();
+        journal
+            .write_result(&v1::TaskFinished { log_bytes: 7, ..v1::TaskFinished::default() })
+            .await
+            .unwrap();
 
         let said = Journals::open(dir.path()).unwrap_err().to_string();
         assert!(said.contains("another runner"), "{said}");

@@ -1,10 +1,16 @@
 //! What all tasks of a runner work with.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
 
 use ds_blockio::BlockIo;
+use ds_domain::VolumeId;
 use ds_link::{Endpoint, Link};
 use ds_zfs::Volumes;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     docker::Docker,
@@ -20,6 +26,25 @@ pub(crate) struct Node {
     pub(crate) io: BlockIo,
     pub(crate) endpoint: Endpoint,
     pub(crate) hub: Arc<Hub>,
+    pub(crate) turns: Turns,
+}
+
+/// Lets one task at a time fetch snapshots of a volume: the next one mostly wants the same, and then finds it.
+#[derive(Debug, Default)]
+pub(crate) struct Turns(Mutex<HashMap<VolumeId, Turn>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+impl Turns {
+    /// Waits for the volume's turn, which lasts until the answer is dropped.
+    pub(crate) async fn take(&self, volume: VolumeId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock().expect("nobody panics while holding it");
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(volume).or_default())
+        };
+        turn.lock_owned().await
+    }
 }
 
 impl Node {

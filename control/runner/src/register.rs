@@ -49,7 +49,8 @@ pub(crate) async fn identity(state_dir: &Path, token: Option<&str>) -> Result<Re
 
 async fn register(token: &RegistrationToken) -> Result<Registered> {
     let address = &token.address;
-    let unreachable = |e: tonic::transport::Error| Error::HubUnreachable { address: address.clone(), source: e.into() };
+    let unreachable =
+        |e: tonic::transport::Error| Error::HubUnreachable { address: address.clone(), source: e.into() };
     let ca_pem = ds_link::fetch_ca(address, &token.ca_fingerprint)
         .await
         .map_err(|e| Error::HubUnreachable { address: address.clone(), source: e.into() })?;
@@ -66,7 +67,10 @@ async fn register(token: &RegistrationToken) -> Result<Registered> {
     };
     let response = NodesClient::new(channel).register(request).await;
     let response = response
-        .map_err(|status| Error::HubRefused { address: address.clone(), reason: status.message().to_owned() })?
+        .map_err(|status| Error::HubRefused {
+            address: address.clone(),
+            reason: status.message().to_owned(),
+        })?
         .into_inner();
     // The CA that was verified by its fingerprint counts, whatever the answer says.
     let identity = key.into_identity(&response.certificate_pem, &ca_pem).map_err(Error::Identity)?;
@@ -85,16 +89,19 @@ pub(crate) fn endpoint(address: &str, tls: ClientTlsConfig) -> Result<Endpoint> 
 
 fn read_address(dir: &Path) -> Result<HubAddress> {
     let path = dir.join("hub.json");
-    let bytes = std::fs::read(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
+    let bytes =
+        std::fs::read(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
     serde_json::from_slice(&bytes).map_err(|e| Error::File { doing: "read", path, source: e.into() })
 }
 
 fn write_address(dir: &Path, hub: &HubAddress) -> Result<()> {
     let path = dir.join("hub.json");
     let bytes = serde_json::to_vec_pretty(hub).expect("a struct of strings");
-    std::fs::create_dir_all(dir)
-        .and_then(|()| std::fs::write(&path, bytes))
-        .map_err(|source| Error::File { doing: "write", path, source })
+    std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, bytes)).map_err(|source| Error::File {
+        doing: "write",
+        path,
+        source,
+    })
 }
 
 #[cfg(test)]

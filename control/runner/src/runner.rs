@@ -14,7 +14,7 @@ use crate::{
     hub::Hub,
     journal::Journals,
     machine,
-    node::Node,
+    node::{Node, Turns},
     register,
     session::Session,
     tasks::Tasks,
@@ -62,7 +62,8 @@ impl Runner {
         let hub = Arc::new(Hub::new(&registered.hub.address));
         let io = BlockIo::detect();
 
-        let node = Arc::new(Node { docker, volumes, io, endpoint: endpoint.clone(), hub });
+        let turns = Turns::default();
+        let node = Arc::new(Node { docker, volumes, io, endpoint: endpoint.clone(), hub, turns });
         let stop = CancellationToken::new();
         let tasks = Tasks::new(node, journals, stop.clone());
         let (slots, labels) = (config.slots, config.labels.into_iter().collect());
@@ -83,6 +84,8 @@ impl Runner {
     /// Executes tasks until `shutdown`. Commands that run then run on: start the runner again, and it goes on with them.
     /// To end a runner for good, cancel its tasks at the hub first.
     pub async fn run(self, shutdown: CancellationToken) -> Result<()> {
+        // Also if this future is dropped.
+        let _stop = self.stop.clone().drop_guard();
         self.tasks.recover().await?;
         self.session.run(&shutdown).await;
         tracing::info!(runner.id = %self.id(), "stopping; containers run on and are found again");

@@ -21,7 +21,6 @@ use crate::{
     backoff::Backoff,
     clock::now_ms,
     error::{Result, explain},
-    hub::{Connection, Opened},
     register::{self, Registered},
     tasks::Tasks,
 };
@@ -29,7 +28,7 @@ use crate::{
 /// Until a connection must stand.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// Between tries while the hub says no: nothing changes until a person acts.
-const REFUSED_WAIT: Duration = Duration::from_secs(60);
+const REFUSED_WAIT: Duration = Duration::from_mins(1);
 /// A hub that does not answer a ping for this long is gone.
 const PING: Duration = Duration::from_secs(10);
 
@@ -70,7 +69,10 @@ impl Session {
                     backoff.next()
                 }
                 End::Refused(reason) => {
-                    tracing::error!(hub = address, "the hub refuses this runner, trying again each minute: {reason}");
+                    tracing::error!(
+                        hub = address,
+                        "the hub refuses this runner, trying again each minute: {reason}"
+                    );
                     REFUSED_WAIT
                 }
             };
@@ -95,20 +97,25 @@ impl Session {
             Err(end) => return end,
         };
         let heartbeat = match incoming.message().await {
-            Ok(Some(v1::ToRunner { message: Some(to_runner::Message::Welcome(welcome)) })) => match check(&welcome) {
-                Ok(heartbeat) => heartbeat,
-                Err(end) => return end,
-            },
+            Ok(Some(v1::ToRunner { message: Some(to_runner::Message::Welcome(welcome)) })) => {
+                match check(&welcome) {
+                    Ok(heartbeat) => heartbeat,
+                    Err(end) => return end,
+                }
+            }
             Ok(_) => return End::Broken("the hub did not welcome us".into()),
             Err(status) => return ended(&status),
         };
         *welcomed = true;
         opened.announce();
         tracing::info!(hub = self.registered.hub.address, "connected to the hub");
-        self.talk(incoming, &opened, heartbeat).await
+        self.talk(incoming, heartbeat).await
     }
 
-    async fn connect(&self, outgoing: ReceiverStream<v1::FromRunner>) -> std::result::Result<Streaming<v1::ToRunner>, End> {
+    async fn connect(
+        &self,
+        outgoing: ReceiverStream<v1::FromRunner>,
+    ) -> std::result::Result<Streaming<v1::ToRunner>, End> {
         let identity = &self.registered.identity;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(identity.ca_pem()))
@@ -123,27 +130,25 @@ impl Session {
         session.map(tonic::Response::into_inner).map_err(|status| ended(&status))
     }
 
-    async fn talk(&self, mut incoming: Streaming<v1::ToRunner>, opened: &Opened<'_>, heartbeat: Duration) -> End {
+    async fn talk(&self, mut incoming: Streaming<v1::ToRunner>, heartbeat: Duration) -> End {
         let mut beat = tokio::time::interval(heartbeat);
         loop {
             tokio::select! {
                 message = incoming.message() => match message {
-                    Ok(Some(message)) => self.handle(message, &opened.connection).await,
+                    Ok(Some(message)) => self.handle(message).await,
                     Ok(None) => return End::Broken("the hub closed the session".into()),
                     // It welcomed us: whatever it does not like now may pass with a new session.
                     Err(status) => return End::Broken(explain(&status)),
                 },
                 _ = beat.tick() => {
-                    let heartbeat = v1::Heartbeat { at_ms: now_ms() };
-                    if opened.connection.send(Message::Heartbeat(heartbeat)).await.is_err() {
-                        return End::Broken("the connection closed".into());
-                    }
+                    // Where there is no room, enough is said already.
+                    self.tasks.hub().offer(Message::Heartbeat(v1::Heartbeat { at_ms: now_ms() }));
                 }
             }
         }
     }
 
-    async fn handle(&self, message: v1::ToRunner, connection: &Connection) {
+    async fn handle(&self, message: v1::ToRunner) {
         use to_runner::Message as To;
         let Some(message) = message.message else {
             tracing::warn!("the hub sent a message that this version does not know; it was ignored");
@@ -152,34 +157,26 @@ impl Session {
         match message {
             To::Welcome(_) => {}
             To::Start(start) => self.tasks.start(start).await,
-            To::Stop(stop) => self.named(&stop.task_id, |task| self.tasks.stop(task)),
-            To::LogAck(ack) => self.named(&ack.task_id, |task| self.tasks.log_acked(task, ack.offset)),
+            To::Stop(stop) => note(told(&stop.task_id, |task| self.tasks.stop(task)), &stop.task_id),
+            To::LogAck(ack) => {
+                note(told(&ack.task_id, |task| self.tasks.log_acked(task, ack.offset)), &ack.task_id);
+            }
             To::Ticket(grant) => self.tasks.hub().grant(grant),
             To::FinishAck(ack) => {
-                let held = self.known(&ack.task_id, |task| self.tasks.finish_acked(task, ack.advanced));
-                self.answer_if_gone(held, ack.task_id, connection).await;
+                let held = told(&ack.task_id, |task| self.tasks.finish_acked(task, ack.advanced));
+                self.answer_if_gone(held, ack.task_id);
             }
             To::Forget(forget) => {
-                let held = self.known(&forget.task_id, |task| self.tasks.forget(task));
-                self.answer_if_gone(held, forget.task_id, connection).await;
+                let held = told(&forget.task_id, |task| self.tasks.forget(task));
+                self.answer_if_gone(held, forget.task_id);
             }
         }
     }
 
     /// A task that is not here any more was let go of, and the hub missed it.
-    async fn answer_if_gone(&self, held: bool, task_id: Vec<u8>, connection: &Connection) {
+    fn answer_if_gone(&self, held: bool, task_id: Vec<u8>) {
         if !held {
-            let _ = connection.send(Message::Released(v1::TaskReleased { task_id })).await;
-        }
-    }
-
-    fn known(&self, task_id: &[u8], tell: impl FnOnce(TaskId) -> bool) -> bool {
-        TaskId::from_bytes(task_id).is_ok_and(tell)
-    }
-
-    fn named(&self, task_id: &[u8], tell: impl FnOnce(TaskId) -> bool) {
-        if !self.known(task_id, tell) {
-            tracing::debug!(task.id = ?task_id, "the hub spoke of a task that is not here");
+            self.tasks.hub().offer(Message::Released(v1::TaskReleased { task_id }));
         }
     }
 
@@ -198,6 +195,16 @@ impl Session {
     /// This runner's id.
     pub(crate) fn runner(&self) -> NodeId {
         self.registered.identity.peer().node
+    }
+}
+
+fn told(task_id: &[u8], tell: impl FnOnce(TaskId) -> bool) -> bool {
+    TaskId::from_bytes(task_id).is_ok_and(tell)
+}
+
+fn note(held: bool, task_id: &[u8]) {
+    if !held {
+        tracing::debug!(task.id = ?task_id, "the hub spoke of a task that is not here");
     }
 }
 

@@ -45,7 +45,9 @@ const ALL_GPUS: u32 = u32::MAX;
 impl Spec {
     /// Reads a `StartTask`; the error is for the task's author.
     pub(crate) fn from_start(start: v1::StartTask) -> Result<Self, String> {
-        let bad = |what: &str| format!("the hub sent a task with an invalid {what}: are hub and runner of one version?");
+        let bad = |what: &str| {
+            format!("the hub sent a task with an invalid {what}: are hub and runner of one version?")
+        };
         let store = start.store.ok_or_else(|| bad("store"))?;
         if start.command.is_empty() {
             return Err(bad("command"));

@@ -31,7 +31,7 @@ use crate::{
 /// Between two progress messages of one task.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// After this long without an acknowledgement a result is sent again.
-const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+const FINISH_PATIENCE: Duration = Duration::from_mins(1);
 
 /// A task at work.
 pub(crate) struct Task {
@@ -162,7 +162,8 @@ impl Task {
     async fn end(&mut self, result: v1::TaskFinished) -> Result<()> {
         let spec = self.journal.spec();
         let clone = self.node.volumes.task_mountpoint(spec.task, spec.volume).await?;
-        let stage = if clone.is_some() && self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
+        let stage =
+            if clone.is_some() && self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
         self.journal.write_result(&result).await?;
         self.advance_to(stage).await
     }

@@ -83,7 +83,8 @@ impl Tasks {
                 tracing::error!("cannot take a task: {error}");
                 let outcome = v1::Outcome::Error.into();
                 let finished = v1::TaskFinished { task_id, outcome, error, ..v1::TaskFinished::default() };
-                self.hub().send_if_connected(Message::Finished(finished)).await;
+                // The hub asks again for a task that it hears nothing of.
+                self.hub().offer(Message::Finished(finished));
             }
         }
     }
@@ -160,17 +161,17 @@ impl Tasks {
         let tasks = Arc::clone(self);
         self.running.spawn(async move {
             tokio::select! {
-                () = task.run() => tasks.released(id).await,
+                () = task.run() => tasks.released(id),
                 // The container runs on; the next start finds it.
                 () = tasks.shutdown.cancelled() => {}
             }
         });
     }
 
-    async fn released(&self, task: TaskId) {
+    fn released(&self, task: TaskId) {
         self.handles().remove(&task);
         let released = v1::TaskReleased { task_id: task.to_bytes() };
-        self.hub().send_if_connected(Message::Released(released)).await;
+        self.hub().offer(Message::Released(released));
     }
 
     fn tell(&self, task: TaskId, tell: impl FnOnce(&Handle)) -> bool {

@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn output_of_python_is_live_unless_asked_otherwise() {
         let merged = environment(&spec(&[]), None);
-        assert!(merged.contains(&"PYTHONUNBUFFERED=1".to_owned()) && merged.contains(&"HOME=/home/ds".to_owned()));
+        assert!(
+            merged.contains(&"PYTHONUNBUFFERED=1".to_owned()) && merged.contains(&"HOME=/home/ds".to_owned())
+        );
     }
 
     #[test]

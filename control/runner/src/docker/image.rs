@@ -19,7 +19,9 @@ impl Docker {
         progress(format!("pulling image {image}"));
         self.pull(image, progress).await?;
         self.local_image(image).await?.ok_or_else(|| {
-            Error::Image(format!("image {image} was pulled and is gone again: was it removed? Start the task again"))
+            Error::Image(format!(
+                "image {image} was pulled and is gone again: was it removed? Start the task again"
+            ))
         })
     }
 
@@ -56,7 +58,9 @@ fn check_name(image: &str) -> Result<()> {
     if plain && starts_well && !image.contains("..") && !image.contains("//") {
         return Ok(());
     }
-    Err(Error::Image(format!("{image:?} is no image name: write it as in `python:3.11` or `registry.example/team/image:tag`")))
+    Err(Error::Image(format!(
+        "{image:?} is no image name: write it as in `python:3.11` or `registry.example/team/image:tag`"
+    )))
 }
 
 /// Without a tag Docker would pull all of them.
@@ -67,7 +71,8 @@ fn with_tag(image: &str) -> String {
 
 fn why_not_pulled(image: &str, words: &str) -> String {
     let words = words.replace('\n', " ");
-    let unknown = ["not found", "manifest unknown", "does not exist", "pull access denied", "denied:", "unauthorized"];
+    let unknown =
+        ["not found", "manifest unknown", "does not exist", "pull access denied", "denied:", "unauthorized"];
     if unknown.iter().any(|sign| words.contains(sign)) {
         return format!(
             "image {image} is neither on this runner nor in its registry, or the registry wants a login: check the name, \
@@ -96,7 +101,8 @@ impl Layers {
             return None;
         }
         self.bytes.insert(step.id?, (current, total));
-        let (current, total) = self.bytes.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
+        let (current, total) =
+            self.bytes.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
         Some(format!("{} of {} MB", current / 1_000_000, total / 1_000_000))
     }
 }

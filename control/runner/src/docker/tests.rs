@@ -56,7 +56,12 @@ impl TestTask {
 impl Drop for TestTask {
     fn drop(&mut self) {
         let name = name(self.spec.task);
-        Command::new("docker").args(["rm", "--force", &name]).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
+        Command::new("docker")
+            .args(["rm", "--force", &name])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
     }
 }
 
@@ -99,19 +104,24 @@ async fn an_image_that_is_not_to_be_had_is_explained() {
     assert!(test.docker.image(IMAGE, |_| {}).await.unwrap().starts_with("sha256:"));
     let error = test.docker.image("127.0.0.1:1/no/such:image", |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("127.0.0.1:1/no/such:image") && error.contains("docker load"), "{error}");
-    assert!(test.docker.image("../../version", |_| {}).await.unwrap_err().to_string().contains("no image name"));
+    assert!(
+        test.docker.image("../../version", |_| {}).await.unwrap_err().to_string().contains("no image name")
+    );
 }
 
 #[tokio::test]
 async fn a_command_is_ended_and_a_deaf_one_killed() {
-    let test = TestTask::started(&["sh", "-c", "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done"]).await;
+    let test =
+        TestTask::started(&["sh", "-c", "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done"])
+            .await;
     let logs = test.docker.logs(test.spec.task, true);
     assert_eq!(std::pin::pin!(logs).next().await.unwrap().unwrap().bytes, "ready\n");
     test.docker.stop(test.spec.task, Duration::from_secs(10)).await.unwrap();
     assert_eq!(test.ended().await.code, 9);
     test.docker.stop(test.spec.task, Duration::from_secs(10)).await.unwrap();
 
-    let deaf = TestTask::started(&["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]).await;
+    let deaf =
+        TestTask::started(&["sh", "-c", "trap '' TERM; echo ready; while true; do sleep 0.1; done"]).await;
     let logs = deaf.docker.logs(deaf.spec.task, true);
     assert_eq!(std::pin::pin!(logs).next().await.unwrap().unwrap().bytes, "ready\n");
     deaf.docker.stop(deaf.spec.task, Duration::from_secs(1)).await.unwrap();
@@ -144,7 +154,8 @@ async fn another_runners_containers_are_not_ours() {
 
 #[tokio::test]
 async fn a_missing_daemon_says_how_to_start_it() {
-    let error = Docker::connect(Some("unix:///nowhere/docker.sock"), NodeId(Uuid::new_v4())).await.unwrap_err();
+    let error =
+        Docker::connect(Some("unix:///nowhere/docker.sock"), NodeId(Uuid::new_v4())).await.unwrap_err();
     assert!(error.to_string().contains("systemctl start docker"), "{error}");
     assert!(error.is_retryable());
 }

@@ -16,11 +16,6 @@ pub(super) struct Spool {
 }
 
 impl Spool {
-    /// Everything before it is stored at the hub.
-    pub(super) fn acked(&self) -> u64 {
-        self.acked
-    }
-
     /// How many more bytes may be added.
     pub(super) fn room(&self) -> usize {
         LIMIT_BYTES.saturating_sub(self.bytes.len())
@@ -86,7 +81,7 @@ mod tests {
         spool.rewind();
         assert_eq!(spool.next_chunk().unwrap(), (2, Bytes::from("llo world")));
         spool.ack(1);
-        assert_eq!(spool.acked(), 2);
+        assert_eq!(spool.acked, 2);
         spool.ack(11);
         assert!(spool.holds_nothing_before(11));
     }

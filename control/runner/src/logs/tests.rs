@@ -7,7 +7,8 @@ use super::*;
 use crate::docker::{Source, tests::TestTask};
 
 fn frames(pieces: &[(Source, &[u8])]) -> impl Stream<Item = Result<Frame>> + use<> {
-    let pieces: Vec<_> = pieces.iter().map(|(source, bytes)| (*source, Bytes::copy_from_slice(bytes))).collect();
+    let pieces: Vec<_> =
+        pieces.iter().map(|(source, bytes)| (*source, Bytes::copy_from_slice(bytes))).collect();
     stream::iter(pieces.into_iter().map(|(source, bytes)| Ok(Frame { source, bytes })))
 }
 
@@ -86,7 +87,9 @@ async fn a_hub_that_is_away_makes_the_reader_wait_and_loses_nothing() {
         let (opened, mut messages) = hub.open();
         opened.announce();
         for _ in 0..3 {
-            let Some(v1::FromRunner { message: Some(Message::Log(chunk)) }) = messages.recv().await else { panic!() };
+            let Some(v1::FromRunner { message: Some(Message::Log(chunk)) }) = messages.recv().await else {
+                panic!()
+            };
             log.extend_from_slice(&chunk.data);
         }
         log.truncate(100_000);
@@ -108,7 +111,9 @@ async fn a_hub_that_is_away_makes_the_reader_wait_and_loses_nothing() {
 
 #[tokio::test]
 async fn a_containers_log_is_read_while_it_runs_and_to_its_end() {
-    let test = TestTask::started(&["sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.1; done; echo two >&2"]).await;
+    let test =
+        TestTask::started(&["sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.1; done; echo two >&2"])
+            .await;
     let (docker, task) = (test.docker.clone(), test.spec.task);
     let hub = Hub::new("hub:1");
     let (opened, mut messages) = hub.open();
@@ -123,7 +128,9 @@ async fn a_containers_log_is_read_while_it_runs_and_to_its_end() {
     };
     let hub = async {
         // What is printed arrives while the command goes on.
-        let Some(v1::FromRunner { message: Some(Message::Log(chunk)) }) = messages.recv().await else { panic!() };
+        let Some(v1::FromRunner { message: Some(Message::Log(chunk)) }) = messages.recv().await else {
+            panic!()
+        };
         assert_eq!(chunk.data, "one\n");
         log.extend_from_slice(&chunk.data);
         acked.send_replace(4);

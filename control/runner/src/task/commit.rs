@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Between tries while a person has to act: make room in a pool, say.
-const BLOCKED_WAIT: Duration = Duration::from_secs(60);
+const BLOCKED_WAIT: Duration = Duration::from_mins(1);
 /// Changed files that are told to the hub; the rest is counted.
 const CHANGES_LIMIT: usize = 100_000;
 /// Likewise, over all their paths: the result has to fit one message.
@@ -36,7 +36,10 @@ impl Task {
                 Err(error) => error,
             };
             let wait = if error.is_retryable() { backoff.next() } else { BLOCKED_WAIT };
-            self.trouble(&format!("the result is kept on the runner until the store has it: {}", explain(&error)));
+            self.trouble(&format!(
+                "the result is kept on the runner until the store has it: {}",
+                explain(&error)
+            ));
             // A task that was cancelled while its command ran still keeps what that did.
             let may_give_up = self.journal.entry().stop.is_none();
             tokio::select! {
@@ -69,7 +72,14 @@ impl Task {
         let never = CancellationToken::new();
         let Self { node, .. } = self;
         let receipt = ds_transfer::push(
-            &link, &node.volumes, &node.io, ticket, spec.volume, spec.result, &progress, &never,
+            &link,
+            &node.volumes,
+            &node.io,
+            ticket,
+            spec.volume,
+            spec.result,
+            &progress,
+            &never,
         );
         Ok(receipt.await?)
     }
@@ -98,7 +108,8 @@ pub(super) async fn list_files(clone: &Path, list: PathBuf) -> Result<()> {
 
 /// What changed in the clone since its files were listed, and how many changes are left out.
 async fn changes(list: PathBuf, clone: PathBuf) -> Result<(Vec<v1::FileChange>, u64)> {
-    let changes = blocking(move || Ok(ds_zfs::diff(&Manifest::read(&list)?, &Manifest::walk(&clone)?))).await?;
+    let changes =
+        blocking(move || Ok(ds_zfs::diff(&Manifest::read(&list)?, &Manifest::walk(&clone)?))).await?;
     let all = changes.len();
     let mut bytes = 0;
     let told = changes.into_iter().take(CHANGES_LIMIT).map(file_change).take_while(|change| {

@@ -14,6 +14,8 @@ const NOT_FOUND: i32 = 127;
 /// 128 + SIGKILL and 128 + SIGTERM.
 const KILLED: i32 = 137;
 const TERMINATED: i32 = 143;
+/// What Docker says of a container whose end it did not see.
+const UNKNOWN: i32 = 255;
 
 /// An outcome with what a person should know about it.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,19 +54,36 @@ impl Ending {
             (None, _) if exit.out_of_memory => (Outcome::Failed, out_of_memory(spec)),
             (None, NOT_FOUND) => (
                 Outcome::Failed,
-                format!("exit code 127: `{command}`, or a command that it called, was not found in image {image}. Check its name, or use an image that has it"),
+                format!(
+                    "exit code 127: `{command}`, or a command that it called, was not found in image {image}. Check its name, or use an image that has it"
+                ),
             ),
             (None, NOT_EXECUTABLE) => (
                 Outcome::Failed,
-                format!("exit code 126: `{command}`, or a command that it called, is there but cannot be executed in image {image}. Is it executable (`chmod +x`), and does its interpreter exist there?"),
+                format!(
+                    "exit code 126: `{command}`, or a command that it called, is there but cannot be executed in image {image}. Is it executable (`chmod +x`), and does its interpreter exist there?"
+                ),
+            ),
+            (None, KILLED | TERMINATED | UNKNOWN) if daemon_was_away => (
+                Outcome::Error,
+                format!(
+                    "the Docker daemon was restarted while the task ran, which ended its command (exit code {}): start the task again",
+                    exit.code
+                ),
             ),
             (None, _) if daemon_was_away => (
-                Outcome::Error,
-                format!("the Docker daemon was restarted while the task ran, which ended its command (exit code {}): start the task again", exit.code),
+                Outcome::Failed,
+                format!(
+                    "exit code {}; the Docker daemon was restarted while the task ran, which may be why",
+                    exit.code
+                ),
             ),
             (None, KILLED | TERMINATED) => (
                 Outcome::Failed,
-                format!("exit code {}: the command was ended by a signal that did not come from Dotstream. Did somebody stop the container or the Docker daemon, or did the machine run out of memory?", exit.code),
+                format!(
+                    "exit code {}: the command was ended by a signal that did not come from Dotstream. Did somebody stop the container or the Docker daemon, or did the machine run out of memory?",
+                    exit.code
+                ),
             ),
             (None, _) => (Outcome::Failed, String::new()),
         };
@@ -97,7 +116,10 @@ fn out_of_memory(spec: &Spec) -> String {
             "the command needed more than its {} MiB of memory and was ended: give it more with --memory",
             limit >> 20
         ),
-        None => "the machine ran out of memory and the command was ended: use a larger machine, or less at once".into(),
+        None => {
+            "the machine ran out of memory and the command was ended: use a larger machine, or less at once"
+                .into()
+        }
     }
 }
 
@@ -106,7 +128,11 @@ mod tests {
     use super::*;
     use crate::{docker::Exit, spec::tests::start};
 
-    fn ending(code: i32, stop: Option<Stop>, change: impl FnOnce(&mut ContainerState, &mut Spec) -> bool) -> Ending {
+    fn ending(
+        code: i32,
+        stop: Option<Stop>,
+        change: impl FnOnce(&mut ContainerState, &mut Spec) -> bool,
+    ) -> Ending {
         let mut spec = Spec::from_start(start("python:3.11", &["train"])).unwrap();
         let exit = Exit { code, out_of_memory: false, error: String::new() };
         let mut state = ContainerState { status: ContainerStatus::Ended(exit), started_ms: 1, ended_ms: 2 };
@@ -132,7 +158,9 @@ mod tests {
     #[test]
     fn what_a_code_means_is_said() {
         let plain = |_: &mut ContainerState, _: &mut Spec| false;
-        assert!(ending(127, None, plain).error.contains("`train`, or a command that it called, was not found"));
+        assert!(
+            ending(127, None, plain).error.contains("`train`, or a command that it called, was not found")
+        );
         assert!(ending(126, None, plain).error.contains("cannot be executed"));
         assert!(ending(143, None, plain).error.contains("signal"));
     }
@@ -140,7 +168,11 @@ mod tests {
     #[test]
     fn the_machines_fault_is_told_from_the_commands() {
         let away = ending(137, None, |_, _| true);
-        assert!(away.outcome == Outcome::Error && away.error.contains("Docker daemon was restarted"), "{away:?}");
+        assert!(
+            away.outcome == Outcome::Error && away.error.contains("Docker daemon was restarted"),
+            "{away:?}"
+        );
+        assert_eq!(ending(1, None, |_, _| true).outcome, Outcome::Failed);
         let memory = ending(137, None, |state, spec| {
             let exit = Exit { code: 137, out_of_memory: true, error: String::new() };
             state.status = ContainerStatus::Ended(exit);

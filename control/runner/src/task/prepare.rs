@@ -61,8 +61,18 @@ impl Task {
         let spec = self.journal.spec();
         let volumes = &self.node.volumes;
         self.tell(TaskPhase::Syncing, "");
+        if volumes.find(spec.volume, spec.base).await?.is_none() {
+            self.tell(TaskPhase::Syncing, "waiting for the workspace");
+            let _turn = self.node.turns.take(spec.volume).await;
+            self.fetch().await?;
+        }
+        Ok(volumes.clone_for_task(spec.task, spec.volume, spec.base).await?)
+    }
+
+    async fn fetch(&self) -> Result<()> {
+        let spec = self.journal.spec();
         let (mut backoff, mut failures) = (Backoff::default(), 0);
-        while volumes.find(spec.volume, spec.base).await?.is_none() {
+        while self.node.volumes.find(spec.volume, spec.base).await?.is_none() {
             let Err(error) = self.pull().await else { continue };
             failures += u32::from(!is_away(&error));
             if !error.is_retryable() || failures >= PULL_ATTEMPTS {
@@ -71,7 +81,7 @@ impl Task {
             self.trouble(&explain(&error));
             backoff.wait().await;
         }
-        Ok(volumes.clone_for_task(spec.task, spec.volume, spec.base).await?)
+        Ok(())
     }
 
     async fn pull(&self) -> Result<()> {
@@ -84,7 +94,8 @@ impl Task {
         // Dropping the future ends the transfer; it is never told to end in another way.
         let never = CancellationToken::new();
         let Self { node, .. } = self;
-        ds_transfer::pull(&link, &node.volumes, &node.io, ticket, spec.volume, spec.base, &progress, &never).await?;
+        ds_transfer::pull(&link, &node.volumes, &node.io, ticket, spec.volume, spec.base, &progress, &never)
+            .await?;
         Ok(())
     }
 
@@ -102,7 +113,9 @@ impl Task {
 pub(super) fn amount(progress: &Progress) -> String {
     let megabytes = |bytes: u64| bytes / 1_000_000;
     match progress.estimate {
-        Some(estimate) => format!("{} of {} MB", megabytes(progress.bytes), megabytes(estimate.max(progress.bytes))),
+        Some(estimate) => {
+            format!("{} of {} MB", megabytes(progress.bytes), megabytes(estimate.max(progress.bytes)))
+        }
         None => format!("{} MB", megabytes(progress.bytes)),
     }
 }

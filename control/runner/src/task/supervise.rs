@@ -139,7 +139,9 @@ impl Task {
 
     async fn pool_is_full(&self) -> bool {
         let spec = self.journal.spec();
-        let Ok(Some(clone)) = self.node.volumes.task_mountpoint(spec.task, spec.volume).await else { return false };
+        let Ok(Some(clone)) = self.node.volumes.task_mountpoint(spec.task, spec.volume).await else {
+            return false;
+        };
         // Copy-on-write filesystems refuse writes a little before nothing is left.
         rustix::fs::statvfs(&clone).is_ok_and(|fs| fs.f_bavail * fs.f_frsize < 2 << 20)
     }

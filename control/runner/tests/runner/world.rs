@@ -67,17 +67,26 @@ pub(crate) struct World {
     config: RunnerConfig,
     runner: Option<(JoinHandle<()>, CancellationToken)>,
     stop: CancellationToken,
-    pool: String,
-    /// Last, since the pool lies in it.
+    /// The store's and the runner's.
+    pools: [String; 2],
+    /// Last, since the pools lie in it.
     _dir: tempfile::TempDir,
 }
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::on(None).await
+    }
+
+    /// With another Docker daemon than the machine's.
+    pub(crate) async fn on(docker_host: Option<String>) -> Self {
         image::make();
         let dir = tempfile::tempdir().unwrap();
-        let pool = format!("dsrunner{}", &Uuid::new_v4().simple().to_string()[..8]);
-        ds_zfs::create_file_pool(&pool, &dir.path().join("pool"), 256 << 20).await.unwrap();
+        let name = format!("dsrunner{}", &Uuid::new_v4().simple().to_string()[..8]);
+        let pools = ["s", "r"].map(|node| format!("{name}{node}"));
+        for (pool, megabytes) in pools.iter().zip([512, 128]) {
+            ds_zfs::create_file_pool(pool, &dir.path().join(pool), megabytes << 20).await.unwrap();
+        }
         let stop = CancellationToken::new();
         let (ca, signer) = (Ca::create().unwrap(), TicketSigner::create().unwrap());
         let id = || NodeId(Uuid::new_v4());
@@ -86,7 +95,7 @@ impl World {
         let store_node = store.peer().node;
         let config = StoreConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            root: format!("{pool}/store"),
+            root: format!("{}/store", pools[0]),
             state_dir: dir.path().join("store"),
             identity: store,
             ticket_public_key: signer.public_key(),
@@ -117,10 +126,16 @@ impl World {
             session: Mutex::default(),
             told: watch::Sender::new(Told::default()),
         });
-        let server = Server::builder().tls_config(tls).unwrap().add_service(NodesServer::from_arc(Arc::clone(&hub)));
+        let server = Server::builder()
+            .tls_config(tls)
+            .unwrap()
+            .add_service(NodesServer::new(Service(Arc::clone(&hub))));
         let stopped = stop.clone();
         tokio::spawn(async move {
-            server.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped.cancelled()).await.unwrap();
+            server
+                .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped.cancelled())
+                .await
+                .unwrap();
         });
 
         // Only the port: the runner has to find out that the store is where the hub is.
@@ -129,13 +144,13 @@ impl World {
         let config = RunnerConfig {
             state_dir: dir.path().join("runner"),
             token: Some(token),
-            root: format!("{pool}/runner"),
+            root: format!("{}/runner", pools[1]),
             mount_dir: dir.path().join("mnt"),
             slots: 2,
             labels,
-            docker_host: None,
+            docker_host,
         };
-        let mut world = Self { hub, first, config, runner: None, stop, pool, _dir: dir };
+        let mut world = Self { hub, first, config, runner: None, stop, pools, _dir: dir };
         world.start_runner().await;
         world
     }
@@ -144,7 +159,13 @@ impl World {
     pub(crate) async fn start_runner(&mut self) {
         let before = self.told().hellos.len();
         let shutdown = CancellationToken::new();
-        let runner = Runner::build(self.config.clone()).await.unwrap();
+        let runner = loop {
+            match Runner::build(self.config.clone()).await {
+                // One that was killed lets go of its state when the last of its tasks is dropped.
+                Err(ds_runner::Error::Running { .. }) => tokio::task::yield_now().await,
+                built => break built.unwrap(),
+            }
+        };
         assert_eq!((runner.id(), runner.name()), (self.hub.runner, "tester"));
         // Only the first start needs a token.
         self.config.token = None;
@@ -159,6 +180,13 @@ impl World {
         let (running, shutdown) = self.runner.take().unwrap();
         shutdown.cancel();
         running.await.unwrap();
+    }
+
+    /// Drops the runner wherever it is.
+    pub(crate) async fn kill_runner(&mut self) {
+        let (running, _) = self.runner.take().unwrap();
+        running.abort();
+        running.await.unwrap_err();
     }
 
     /// A task on `base`, not started.
@@ -185,6 +213,12 @@ impl World {
         self.hub.tasks.lock().unwrap().insert(task, start.clone());
         self.say(to_runner::Message::Start(start)).await;
         task
+    }
+
+    /// Starts a task again that was started before.
+    pub(crate) async fn restart(&self, task: TaskId) {
+        let start = self.hub.tasks.lock().unwrap()[&task].clone();
+        self.say(to_runner::Message::Start(start)).await;
     }
 
     pub(crate) async fn say(&self, message: to_runner::Message) {
@@ -216,7 +250,8 @@ impl World {
     /// Acknowledges a result whose snapshot is the new head, and waits until the runner has let go of the task.
     pub(crate) async fn acknowledge(&self, task: TaskId, head: SnapshotId) {
         self.hub.client.advance(self.hub.volume, head).await.unwrap();
-        self.say(to_runner::Message::FinishAck(v1::FinishAck { task_id: task.to_bytes(), advanced: true })).await;
+        self.say(to_runner::Message::FinishAck(v1::FinishAck { task_id: task.to_bytes(), advanced: true }))
+            .await;
         self.until(|told| told.released.contains(&task)).await;
     }
 
@@ -231,11 +266,16 @@ impl World {
         receipt
     }
 
+    /// Removes what the runner remembers of a task.
+    pub(crate) fn lose_journal(&self, task: TaskId) {
+        std::fs::remove_dir_all(self.config.state_dir.join("tasks").join(task.to_string())).unwrap();
+    }
+
     /// Whether anything of the task is left on this machine.
     pub(crate) fn traces(&self, task: TaskId) -> Vec<String> {
         let name = format!("ds-{task}");
         let containers = output("docker", &["ps", "--all", "--quiet", "--filter", &format!("name={name}")]);
-        let clones = output("zfs", &["list", "-H", "-o", "name", "-r", &self.pool]);
+        let clones = output("zfs", &["list", "-H", "-o", "name", "-r", &self.pools[1]]);
         let clones = clones.lines().filter(|line| line.contains(&task.to_hex())).map(str::to_owned);
         let journal: PathBuf = self.config.state_dir.join("tasks").join(task.to_string());
         let journal = journal.exists().then(|| journal.display().to_string());
@@ -252,7 +292,19 @@ impl Drop for World {
         for task in self.hub.tasks.lock().unwrap().keys() {
             Command::new("docker").args(["rm", "--force", &format!("ds-{task}")]).output().unwrap();
         }
-        Command::new("zpool").args(["destroy", "-f", &self.pool]).output().unwrap();
+        for pool in &self.pools {
+            destroy(pool);
+        }
+    }
+}
+
+/// What the dropped runner and store still did on it comes to its end first.
+fn destroy(pool: &str) {
+    for _ in 0..100 {
+        if Command::new("zpool").args(["destroy", "-f", pool]).output().unwrap().status.success() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 
@@ -267,19 +319,22 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The hub's end of gRPC.
+struct Service(Arc<FakeHub>);
+
 #[tonic::async_trait]
-impl Nodes for FakeHub {
+impl Nodes for Service {
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let csr = request.into_inner().csr_pem;
         Ok(Response::new(v1::RegisterResponse {
-            node_id: self.runner.to_bytes(),
+            node_id: self.0.runner.to_bytes(),
             name: "tester".into(),
-            certificate_pem: self.ca.sign_csr(&csr, Role::Runner, self.runner).unwrap(),
-            ca_pem: self.ca.certificate_pem().into(),
-            ticket_public_key: self.signer.public_key().to_vec(),
+            certificate_pem: self.0.ca.sign_csr(&csr, Role::Runner, self.0.runner).unwrap(),
+            ca_pem: self.0.ca.certificate_pem().into(),
+            ticket_public_key: self.0.signer.public_key().to_vec(),
             hub_version: "0".into(),
         }))
     }
@@ -293,27 +348,101 @@ impl Nodes for FakeHub {
         assert!(request.peer_certs().is_some_and(|chain| !chain.is_empty()), "a session needs a certificate");
         let (outgoing, messages) = mpsc::channel(64);
         let end = CancellationToken::new();
-        let welcome = v1::Welcome { protocol: PROTOCOL, version: "0".into(), heartbeat_seconds: 1 };
-        let welcome = ToRunner { message: Some(to_runner::Message::Welcome(welcome)) };
-        outgoing.send(Ok(welcome)).await.unwrap();
-        *self.session.lock().unwrap() = Some((outgoing.clone(), end.clone()));
-        let listener = Listener {
-            told: self.told.clone(),
-            signer: TicketSigner::from_pkcs8(self.signer.pkcs8()).unwrap(),
-            tasks: self.tasks.lock().unwrap().clone(),
-            peers: (self.runner, self.store),
-            outgoing,
-        };
-        tokio::spawn(end.run_until_cancelled_owned(listener.listen(request.into_inner())));
+        answer(
+            &outgoing,
+            to_runner::Message::Welcome(v1::Welcome {
+                protocol: PROTOCOL,
+                version: "0".into(),
+                heartbeat_seconds: 1,
+            }),
+        )
+        .await;
+        *self.0.session.lock().unwrap() = Some((outgoing.clone(), end.clone()));
+        let (hub, incoming) = (Arc::clone(&self.0), request.into_inner());
+        tokio::spawn(async move { end.run_until_cancelled(hub.listen(incoming, outgoing)).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 }
 
-/// One session's ear.
-struct Listener {
-    told: watch::Sender<Told>,
-    signer: TicketSigner,
-    tasks: HashMap<TaskId, v1::StartTask>,
-    peers: (NodeId, NodeId),
-    outgoing: Outgoing,
+impl FakeHub {
+    async fn listen(&self, mut incoming: Streaming<FromRunner>, outgoing: Outgoing) {
+        use from_runner::Message;
+        while let Ok(Some(FromRunner { message: Some(message) })) = incoming.message().await {
+            let id = |bytes: &[u8]| TaskId::from_bytes(bytes).unwrap();
+            match message {
+                Message::Hello(hello) => {
+                    for report in &hello.tasks {
+                        let stored = self.told.borrow().logs.get(&id(&report.task_id)).map_or(0, Vec::len);
+                        answer(&outgoing, log_ack(report.task_id.clone(), stored)).await;
+                    }
+                    self.told.send_modify(|told| told.hellos.push(hello));
+                }
+                Message::Progress(progress) => self.told.send_modify(|told| {
+                    told.progress.insert(id(&progress.task_id), progress);
+                }),
+                Message::Log(chunk) => {
+                    let stored = self.store_log(id(&chunk.task_id), &chunk);
+                    answer(&outgoing, log_ack(chunk.task_id, stored)).await;
+                }
+                Message::TicketRequest(request) => {
+                    answer(&outgoing, to_runner::Message::Ticket(self.ticket(&request))).await;
+                }
+                Message::Finished(finished) => self.told.send_modify(|told| {
+                    told.finished.insert(id(&finished.task_id), finished);
+                }),
+                Message::Released(released) => self.told.send_modify(|told| {
+                    told.released.insert(id(&released.task_id));
+                }),
+                Message::Heartbeat(_) => {}
+            }
+        }
+    }
+
+    fn store_log(&self, task: TaskId, chunk: &v1::LogChunk) -> usize {
+        let mut stored = 0;
+        self.told.send_modify(|told| {
+            let log = told.logs.entry(task).or_default();
+            let offset = usize::try_from(chunk.offset).unwrap();
+            assert!(offset <= log.len(), "the runner skipped bytes {} to {offset}", log.len());
+            let known = (log.len() - offset).min(chunk.data.len());
+            log.extend_from_slice(&chunk.data[known..]);
+            stored = log.len();
+        });
+        stored
+    }
+
+    fn ticket(&self, request: &v1::TicketRequest) -> v1::TicketGrant {
+        let task = self.tasks.lock().unwrap()[&TaskId::from_bytes(&request.task_id).unwrap()].clone();
+        let (snapshot, base) = match request.direction() {
+            v1::Direction::Push => (task.result, task.base),
+            _ => (task.base, Vec::new()),
+        };
+        let ticket = v1::Ticket {
+            id: Uuid::new_v4().as_bytes().to_vec(),
+            peer: self.runner.to_bytes(),
+            store: self.store.to_bytes(),
+            volume: task.volume,
+            snapshot,
+            base,
+            direction: request.direction,
+            issued_ms: now_ms(),
+            expires_ms: now_ms() + 60_000,
+        };
+        let ticket = Some(self.signer.sign(&ticket));
+        v1::TicketGrant { request_id: request.request_id, ticket, refusal: String::new() }
+    }
+}
+
+async fn answer(outgoing: &Outgoing, message: to_runner::Message) {
+    // The runner may be gone.
+    let _ = outgoing.send(Ok(ToRunner { message: Some(message) })).await;
+}
+
+fn log_ack(task_id: Vec<u8>, stored: usize) -> to_runner::Message {
+    to_runner::Message::LogAck(v1::LogAck { task_id, offset: stored as u64 })
+}
+
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
 }
