@@ -6,8 +6,7 @@ use std::{fs, path::Path};
 fn committed_code_matches_the_proto_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let out = tempfile::tempdir().unwrap();
-    let files =
-        protox::compile(["dotstream/control.proto", "dotstream/data.proto"], [root]).unwrap();
+    let files = protox::compile(["dotstream/control.proto", "dotstream/data.proto"], [root]).unwrap();
     tonic_prost_build::configure()
         .bytes(".dotstream.v1.LogChunk.data")
         .out_dir(out.path())

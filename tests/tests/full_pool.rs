@@ -14,9 +14,18 @@ fn a_full_pool_on_the_runner_fails_the_command_and_nothing_else() -> Result<()> 
     assert!(answer.stderr.to_lowercase().contains("space"), "{}{}", answer.stdout, answer.stderr);
     assert_eq!(system.ds(&["files", "cat", "demo", "first"])?.ok()?, "kept\n", "the rest is committed");
     runner.tidy()?;
+
     let again = system.start_task("demo", &["cat", "first"])?;
     assert_eq!(system.task_end(&again)?["outcome"], "succeeded", "the runner goes on");
-    Ok(())
+    runner.tidy()?;
+
+    let answer =
+        system.ds(&["run", "-p", "demo", "-I", image()?, "--", "sh", "-c", "cat /dev/urandom > big"])?;
+    assert_ne!(answer.code, 0);
+    let commit = system.json(&["project", "show", "demo"])?["head"].as_str().map(str::to_owned);
+    let files = system.json(&["files", "ls", commit.as_deref().unwrap_or_default()])?.to_string();
+    assert!(files.contains("big"), "what fits is committed even in a pool without a free block: {files}");
+    runner.tidy()
 }
 
 #[test]

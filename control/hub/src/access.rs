@@ -1,7 +1,8 @@
 //! Who may do what, in one place.
 //!
-//! What a person may not see does not exist for them (404); what they see but may not change is refused with words (403).
-//! The database looks things up on behalf of a person, so that a short id never collides with one they cannot see.
+//! What a person may not see does not exist for them (404); what they see but may not change is refused with
+//! words (403). The database looks things up on behalf of a person, so that a short id never collides with one
+//! they cannot see.
 
 use ds_db::TaskRow;
 use ds_domain::{
@@ -10,6 +11,9 @@ use ds_domain::{
 };
 
 use crate::{core::Core, http::Problem};
+
+/// Characters of an id that stand for all of it.
+const MIN_PREFIX: usize = 4;
 
 /// Refuses everybody but admins.
 pub(crate) fn require_admin(user: &User) -> Result<(), Problem> {
@@ -34,21 +38,21 @@ impl Core {
 
     /// A task by id or the start of one, in whose project `user` has at least `need`.
     pub(crate) async fn task_for(&self, user: &User, id: &str, need: Access) -> Result<TaskRow, Problem> {
-        let row = self.db.task(self.db.find_task(user, id).await?).await?;
+        let row = self.db.task(self.db.find_task(user, long_enough(id)?).await?).await?;
         self.require(user, row.task.project, need).await?;
         Ok(row)
     }
 
     /// A run by id or the start of one.
     pub(crate) async fn run_for(&self, user: &User, id: &str) -> Result<Run, Problem> {
-        let run = self.db.run(self.db.find_run(user, id).await?).await?;
+        let run = self.db.run(self.db.find_run(user, long_enough(id)?).await?).await?;
         self.require(user, run.project, Access::Viewer).await?;
         Ok(run)
     }
 
     /// A commit by id or the start of one.
     pub(crate) async fn commit_for(&self, user: &User, id: &str) -> Result<Commit, Problem> {
-        let id = self.db.find_commit(user, id).await?;
+        let id = self.db.find_commit(user, long_enough(id)?).await?;
         self.require(user, self.db.project_of_commit(id).await?, Access::Viewer).await?;
         Ok(self.db.commit(id).await?)
     }
@@ -59,6 +63,16 @@ impl Core {
             None => Err(Problem::not_found("this object")),
         }
     }
+}
+
+/// A short id that says too little finds whatever is the only one today, and another thing tomorrow.
+fn long_enough(id: &str) -> Result<&str, Problem> {
+    if id.len() < MIN_PREFIX {
+        return Err(Problem::invalid(format!(
+            "{id:?} is too short: give at least the first {MIN_PREFIX} characters"
+        )));
+    }
+    Ok(id)
 }
 
 fn check(has: Access, need: Access) -> Result<(), Problem> {

@@ -1,19 +1,23 @@
 //! Moves the store's main lines to where the heads are.
 //!
-//! The head in the database is what counts; the store follows, in the order in which the heads moved. What it has not
-//! followed when the hub stops is asked for again at the next start.
+//! The head in the database is what counts; the store follows, in the order in which the heads moved. What it
+//! has not followed when the hub stops, or what nobody was left to say, is asked for again: all heads are, at
+//! the start and every ten minutes.
 
 use std::{collections::VecDeque, sync::Mutex, time::Duration};
 
 use ds_domain::{SnapshotId, VolumeId};
 use tokio::sync::Notify;
 
-use crate::{core::Core, error::chain};
+use crate::{core::Core, error::chain, store_clock::store_answers};
 
 /// Between two attempts while the store does not do it.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two times that all heads are asked for.
+const ROUND: Duration = Duration::from_mins(10);
 
-/// The moves that the store has yet to make. Bounded by the tasks and uploads that finish while the store is away.
+/// The moves that the store has yet to make. Bounded by the tasks and uploads that finish while the store is
+/// away.
 #[derive(Default)]
 pub(crate) struct Advances {
     pending: Mutex<VecDeque<(VolumeId, SnapshotId)>>,
@@ -22,7 +26,10 @@ pub(crate) struct Advances {
 
 impl Advances {
     pub(crate) fn add(&self, volume: VolumeId, snapshot: SnapshotId) {
-        self.pending.lock().expect("no holder of this lock panics").push_back((volume, snapshot));
+        let mut pending = self.pending.lock().expect("no holder of this lock panics");
+        if !pending.contains(&(volume, snapshot)) {
+            pending.push_back((volume, snapshot));
+        }
         self.added.notify_one();
     }
 
@@ -57,15 +64,21 @@ pub(crate) async fn run(core: &Core) {
 }
 
 async fn follow(core: &Core) {
-    while let Err(error) = add_all_heads(core).await {
-        tracing::warn!(error = %chain(&error), "cannot read the heads: trying again");
-        tokio::time::sleep(RETRY).await;
-    }
+    let mut rounds = tokio::time::interval(ROUND);
     loop {
         let Some((volume, snapshot)) = core.advances.first() else {
-            core.advances.added.notified().await;
+            tokio::select! {
+                () = core.advances.added.notified() => {}
+                _ = rounds.tick() => {
+                    if let Err(error) = add_all_heads(core).await {
+                        tracing::warn!(error = %chain(&error), "cannot read the heads: trying again");
+                        rounds.reset_after(RETRY);
+                    }
+                }
+            }
             continue;
         };
+        store_answers(core).await;
         match core.store.advance(volume, snapshot).await {
             Ok(()) => core.advances.done(),
             // Asking again would not help: the store has lost it, and what is read from there will say so.
@@ -94,4 +107,28 @@ async fn add_all_heads(core: &Core) -> Result<(), ds_db::Error> {
         core.advances.add(project.workspace, project.head_snapshot);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn what_is_postponed_lets_other_volumes_pass_and_keeps_the_order_of_its_own() {
+        let [a, b] = [1, 2].map(|n| VolumeId(Uuid::from_u128(n)));
+        let [one, two, three] = [1, 2, 3].map(|n| SnapshotId(Uuid::from_u128(n)));
+        let advances = Advances::default();
+        for (volume, snapshot) in [(a, one), (a, two), (b, three), (a, one)] {
+            advances.add(volume, snapshot);
+        }
+        advances.postpone();
+        let mut order = Vec::new();
+        while let Some(first) = advances.first() {
+            order.push(first);
+            advances.done();
+        }
+        assert_eq!(order, [(b, three), (a, one), (a, two)]);
+    }
 }

@@ -15,8 +15,8 @@ use crate::{
 
 const ADMIN: &str = "admin";
 
-/// Makes the user `admin` if there is no user at all. The password is in the file before the user is in the database, so that no
-/// crash leaves a user whose password nobody knows.
+/// Makes the user `admin` if there is no user at all. The password is in the file before the user is in the
+/// database, so that no crash leaves a user whose password nobody knows.
 pub(crate) async fn make_first_admin(
     db: &Db,
     passwords: &Passwords,
@@ -32,7 +32,8 @@ pub(crate) async fn make_first_admin(
         User { id: UserId(Uuid::new_v4()), username: ADMIN.to_owned(), admin: true, created_ms: now_ms() };
     match db.create_user(&user, &hash).await {
         Ok(()) => {
-            tracing::info!(user = ADMIN, path = %password_file.display(), "made the first user; its password is in the file");
+            let path = password_file.display();
+            tracing::info!(user = ADMIN, %path, "made the first user; its password is in the file");
             Ok(())
         }
         // Another hub on the same database was faster: its file has the password.

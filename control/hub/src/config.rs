@@ -15,8 +15,8 @@ pub struct HubConfig {
     pub database_url: String,
     /// Keys, certificates and the first admin's password; see [`crate::HubState`].
     pub state_dir: PathBuf,
-    /// `host:port` of [`HubConfig::nodes`] as runners reach it; goes into registration tokens. Absent: `nodes` itself,
-    /// with `127.0.0.1` for an unspecified address.
+    /// `host:port` of [`HubConfig::nodes`] as runners reach it; goes into registration tokens. Absent: `nodes`
+    /// itself, with `127.0.0.1` for an unspecified address.
     pub advertise: Option<String>,
     /// Where the volumes are.
     pub store: StoreTarget,
@@ -29,8 +29,8 @@ pub struct HubConfig {
 pub struct StoreTarget {
     /// The id in its certificate.
     pub node: NodeId,
-    /// Where it listens (UDP), as the hub reaches it. A store on this machine (loopback) is reached by runners under the
-    /// host at which they reach the hub.
+    /// Where it listens (UDP), as the hub reaches it. A store on this machine (loopback) is reached by runners
+    /// under the host at which they reach the hub.
     pub address: SocketAddr,
 }
 

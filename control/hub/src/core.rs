@@ -11,6 +11,7 @@ use ds_domain::{
 use ds_link::{Ca, Trust};
 use ds_transfer::{StoreClient, ticket::TicketSigner};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -30,6 +31,8 @@ pub(crate) struct Core {
     pub(crate) db: Db,
     pub(crate) store: StoreClient,
     pub(crate) store_target: StoreTarget,
+    /// Whether the store answered when it was last told the time.
+    pub(crate) store_answers: watch::Sender<bool>,
     pub(crate) ca: Ca,
     pub(crate) trust: Trust,
     pub(crate) tickets: TicketSigner,

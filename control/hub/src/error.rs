@@ -6,7 +6,10 @@ use std::{net::SocketAddr, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of the state folder.
-    #[error("cannot {action} {}: check that the hub's user owns the state folder and that its disk is not full", path.display())]
+    #[error(
+        "cannot {action} {}: check that the hub's user owns the state folder and that its disk is not full",
+        path.display()
+    )]
     State {
         /// `read` or `write`.
         action: &'static str,

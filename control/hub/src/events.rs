@@ -1,7 +1,8 @@
 //! What changed, told to whoever listens: browsers, followers of a log, the scheduler.
 //!
-//! An event says that something changed, never how; listeners read the database again. So a lost event costs a refetch and
-//! nothing else, and a hub that is one of several loses only promptness for what happens at another.
+//! An event says that something changed, never how; listeners read the database again. So a lost event costs a
+//! refetch and nothing else, and a hub that is one of several loses only promptness for what happens at
+//! another.
 
 use ds_domain::api::Event;
 use tokio::sync::{Notify, broadcast};

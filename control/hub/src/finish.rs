@@ -1,7 +1,7 @@
 //! The end of a task: what its runner brings is checked, then recorded at once or not at all.
 //!
-//! A commit is made only for a snapshot that the store signed for (the receipt), and runs only together with their commit.
-//! Everything can be done twice: the same end gets the same answer.
+//! A commit is made only for a snapshot that the store signed for (the receipt), and runs only together with
+//! their commit. Everything can be done twice: the same end gets the same answer.
 
 mod metadata;
 mod recorded;
@@ -27,6 +27,8 @@ use crate::{
 
 /// Characters of a commit's message.
 const MESSAGE_CHARS: usize = 200;
+/// Characters of an error or a warning.
+const TEXT_CHARS: usize = 4000;
 /// Lines of warnings kept with a task.
 const MAX_WARNINGS: usize = 200;
 
@@ -43,7 +45,7 @@ pub(crate) async fn finish(
         Err(error) => return Err(nodes::database(&error)),
     };
     if row.task.state == State::Ended {
-        return Ok(answer_to_ended(&row));
+        return Ok(ack(task, has_advanced(&row)));
     }
     if row.task.log_bytes < finished.log_bytes {
         return Err(Status::failed_precondition(format!(
@@ -55,7 +57,8 @@ pub(crate) async fn finish(
         Ok(guid) => guid,
         Err(refusal) => return Err(refuse(core, runner, task, &refusal).await),
     };
-    let finish = prepare(core, runner, &row, finished, guid).await.map_err(|error| nodes::database(&error))?;
+    let finish =
+        prepare(core, runner, &row, finished, guid).await.map_err(|error| nodes::database(&error))?;
     let done = core.db.finish_task(&finish).await.map_err(|error| nodes::database(&error))?;
     if done.new {
         tell(core, runner, &row, &finish, &done);
@@ -63,12 +66,18 @@ pub(crate) async fn finish(
     Ok(ack(task, done.advanced))
 }
 
-/// What to say to a runner that still holds a task which has ended: its result is recorded, or there is none to keep.
+/// What to say to a runner that still holds a task which has ended: its result is recorded, or there is none to
+/// keep.
 pub(crate) fn answer_to_ended(row: &TaskRow) -> to_runner::Message {
     if row.task.state == State::Ended && row.task.commit.is_some() {
-        return ack(row.task.id, row.task.branch.is_none());
+        return ack(row.task.id, has_advanced(row));
     }
     forget(row.task.id)
+}
+
+/// Whether the head moved to the task's commit when it ended.
+fn has_advanced(row: &TaskRow) -> bool {
+    row.task.commit.is_some() && row.task.branch.is_none()
 }
 
 fn ack(task: TaskId, advanced: bool) -> to_runner::Message {
@@ -123,10 +132,13 @@ async fn prepare(
         warnings.truncate(MAX_WARNINGS);
         warnings.push(format!("and {more} more warnings"));
     }
+    for warning in &mut warnings {
+        *warning = nodes::text(warning, TEXT_CHARS);
+    }
     let end = TaskEnd {
         outcome: nodes::outcome(finished.outcome),
         exit_code: finished.exit_code,
-        error: finished.error,
+        error: nodes::text(&finished.error, TEXT_CHARS),
         warnings,
         started_ms: (finished.started_ms > 0).then_some(finished.started_ms),
         ended_ms: now_ms(),

@@ -1,7 +1,7 @@
 //! The HTTP API, as people and programs see it: one file per noun.
 //!
-//! Handlers take a request apart, check rights through [`crate::access`], and leave the work to the services beside this
-//! module. Start reading at [`router`].
+//! Handlers take a request apart, check rights through [`crate::access`], and leave the work to the services
+//! beside this module. Start reading at [`router`].
 
 mod caller;
 mod commits;

@@ -6,7 +6,7 @@ use ds_db::Db;
 use ds_domain::api::HubInfo;
 use ds_link::{Endpoint, Identity, Trust};
 use ds_transfer::StoreClient;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
     events::Events,
     http, metrics,
     nodes::{self, Sessions},
-    scheduler,
+    scheduler, store_clock,
 };
 
 /// How long open answers may take to end when the hub stops.
@@ -37,8 +37,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Opens state and database, makes the first admin if there is no user, and binds both addresses. The store may still
-    /// be away.
+    /// Opens state and database, makes the first admin if there is no user, and binds both addresses. The store
+    /// may still be away.
     pub async fn build(config: HubConfig) -> Result<Self, Error> {
         let state = HubState::open(&config.state_dir)?;
         let db = Db::connect(&config.database_url).await?;
@@ -60,6 +60,7 @@ impl Hub {
             ca: state.ca,
             tickets: state.tickets,
             store_target: config.store,
+            store_answers: watch::Sender::new(false),
             events: Events::new(),
             sessions: Sessions::default(),
             advances: Advances::default(),
@@ -71,6 +72,11 @@ impl Hub {
             tasks: TaskTracker::new(),
         };
         Ok(Self { core: Arc::new(core), identity: state.identity, http, nodes, http_addr, nodes_addr })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
     }
 
     /// Where HTTP is served.
@@ -89,28 +95,24 @@ impl Hub {
         tracing::info!(http = %http_addr, nodes = %nodes_addr, "the hub serves");
         let mut work = JoinSet::new();
         work.spawn(serve_http(core.clone(), http));
-        let for_nodes = core.clone();
+        let (for_nodes, stopping) = (core.clone(), core.clone());
         work.spawn(async move { nodes::serve(for_nodes, identity, nodes).await.map_err(Error::Nodes) });
-        let (scheduling, advancing, collecting) = (core.clone(), core.clone(), core.clone());
         work.spawn(async move {
-            scheduler::run(&scheduling).await;
-            Ok(())
-        });
-        work.spawn(async move {
-            advance::run(&advancing).await;
-            Ok(())
-        });
-        work.spawn(async move {
-            collect::run(&collecting).await;
+            keep_going(&core).await;
             Ok(())
         });
         let first = tokio::select! {
             () = shutdown.cancelled() => Ok(()),
             Some(ended) = work.join_next() => ended.expect("no part of the hub panics"),
         };
-        stop(&core, work).await;
+        stop(&stopping, work).await;
         first
     }
+}
+
+/// What a hub does by itself.
+async fn keep_going(core: &Core) {
+    tokio::join!(scheduler::run(core), advance::run(core), collect::run(core), store_clock::run(core));
 }
 
 /// Ends all parts: first they are asked, after [`GRACE`] they are dropped.

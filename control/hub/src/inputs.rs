@@ -1,5 +1,5 @@
-//! Which version of a file a run read: the newest commit, at or before the one it worked on, in which the file changed,
-//! and the run that wrote it there.
+//! Which version of a file a run read: the newest commit, at or before the one it worked on, in which the file
+//! changed, and the run that wrote it there.
 
 use std::collections::HashMap;
 

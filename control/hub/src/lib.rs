@@ -1,13 +1,14 @@
 //! The control plane: people, projects, tasks, commits and runs, over HTTP for people and over gRPC for nodes.
 //!
-//! A [`Hub`] is built from a [`HubConfig`] and runs until it is told to stop. It deliberately holds no byte of data and knows
-//! no ZFS and no Docker: volumes are the store's, which it asks over a link, and containers are the runners', which it
-//! tells what to do over the stream that each of them keeps open. It keeps no authoritative state in memory: what has to
-//! survive is in the database ([`ds_db`]) or at the store, so that it can be killed at any point, and several of them can serve one
-//! PostgreSQL.
+//! A [`Hub`] is built from a [`HubConfig`] and runs until it is told to stop. It deliberately holds no byte of
+//! data and knows no ZFS and no Docker: volumes are the store's, which it asks over a link, and containers are
+//! the runners', which it tells what to do over the stream that each of them keeps open. It keeps no
+//! authoritative state in memory: what has to survive is in the database ([`ds_db`]) or at the store, so that
+//! it can be killed at any point, and several of them can serve one PostgreSQL.
 //!
-//! Start reading at `hub` (how it is put together), then `http` (the API, one file per noun), `nodes` (the runners' streams) and
-//! `finish` (the transaction that everything else leads up to). Who may do what is decided in `access`.
+//! Start reading at `hub` (how it is put together), then `http` (the API, one file per noun), `nodes` (the
+//! runners' streams) and `finish` (the transaction that everything else leads up to). Who may do what is
+//! decided in `access`.
 
 mod access;
 mod advance;
@@ -29,6 +30,7 @@ mod nodes;
 mod runs;
 mod scheduler;
 mod state;
+mod store_clock;
 mod tasks;
 mod workspace;
 
@@ -37,7 +39,7 @@ pub use error::Error;
 pub use hub::Hub;
 pub use state::HubState;
 
-/// The description of the HTTP API (OpenAPI 3.1, JSON), as committed in `control/hub/openapi.json`.
+/// The machine-readable description of the HTTP API, as committed in `control/hub/openapi.json`.
 pub fn openapi() -> String {
     http::openapi()
 }

@@ -24,8 +24,8 @@ pub(crate) const SNAPSHOTS_COLLECTED: &str = "ds_hub_snapshots_collected_total";
 
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-/// The process's recorder, installed on first use. Where another part of the program has installed one already, the
-/// answer of `/metrics` stays empty and that part's own page has the figures.
+/// The process's recorder, installed on first use. Where another part of the program has installed one already,
+/// the answer of `/metrics` stays empty and that part's own page has the figures.
 pub(crate) fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(install).clone()

@@ -1,7 +1,8 @@
 //! The gRPC service for nodes: registration, and the one stream of each runner.
 //!
-//! TLS with the hub's certificate and the CA's in the chain, so that a node that knows the CA's fingerprint only can find it
-//! there. A client's certificate is optional for `Register` and required for `Session`. Start reading at [`session`].
+//! TLS with the hub's certificate and the CA's in the chain, so that a node that knows the CA's fingerprint
+//! only can find it there. A client's certificate is optional for `Register` and required for `Session`. Start
+//! reading at [`session`].
 
 mod convert;
 mod logs;
@@ -25,7 +26,7 @@ use tonic::{
     transport::{Certificate, Server, ServerTlsConfig, server::TcpIncoming},
 };
 
-pub(crate) use convert::{Place, changes, outcome, start_task};
+pub(crate) use convert::{Place, changes, outcome, start_task, text};
 pub(crate) use session::forget;
 pub(crate) use sessions::Sessions;
 
@@ -46,7 +47,10 @@ struct Service {
 
 #[tonic::async_trait]
 impl Nodes for Service {
-    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
+    async fn register(
+        &self,
+        request: Request<RegisterRequest>,
+    ) -> Result<Response<RegisterResponse>, Status> {
         register::register(&self.core, request.into_inner()).await.map(Response::new)
     }
 
@@ -84,7 +88,10 @@ pub(crate) async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(STREAMS)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), shutdown.cancelled())
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            shutdown.cancelled(),
+        )
         .await
 }
 
@@ -96,8 +103,8 @@ pub(crate) fn database(error: &ds_db::Error) -> Status {
 
 /// Refuses a node that speaks another version of the protocol, and says which side to upgrade.
 ///
-/// Only the number of the protocol decides, so that hub and runners can be upgraded one after the other; the programs'
-/// versions are named for the person who reads it.
+/// Only the number of the protocol decides, so that hub and runners can be upgraded one after the other; the
+/// programs' versions are named for the person who reads it.
 fn check_protocol(protocol: u32, version: &str) -> Result<(), Status> {
     let ours = ds_proto::PROTOCOL;
     let upgrade = match protocol.cmp(&ours) {

@@ -24,7 +24,12 @@ pub(crate) struct Origin<'a> {
 }
 
 /// What was recorded, not tied to a commit or a task yet.
-pub(crate) fn run_of(record: RunRecord, origin: &Origin<'_>, inputs: Vec<RunFile>, outputs: Vec<RunFile>) -> Run {
+pub(crate) fn run_of(
+    record: RunRecord,
+    origin: &Origin<'_>,
+    inputs: Vec<RunFile>,
+    outputs: Vec<RunFile>,
+) -> Run {
     Run {
         id: origin.id,
         project: origin.project,
@@ -50,7 +55,8 @@ pub(crate) fn run_of(record: RunRecord, origin: &Origin<'_>, inputs: Vec<RunFile
 }
 
 impl Core {
-    /// Records runs that no task made, on the workspace's head. All or none; what was recorded before stays as it is.
+    /// Records runs that no task made, on the workspace's head. All or none; what was recorded before stays as
+    /// it is.
     pub(crate) async fn record_runs(
         &self,
         user: &User,
@@ -81,13 +87,16 @@ impl Core {
         }
         let recorded = self.db.record_runs(&runs).await?;
         if !recorded.is_empty() {
-            metrics::counter!(crate::metrics::RUNS_RECORDED, "authority" => "remote").increment(recorded.len() as u64);
+            metrics::counter!(crate::metrics::RUNS_RECORDED, "authority" => "remote")
+                .increment(recorded.len() as u64);
             self.events.publish(Event::Runs { project: project.id });
         }
         let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
         let stored = self.db.runs(&ids).await?;
         if stored.iter().any(|run| run.project != project.id) {
-            return Err(Problem::conflict("an id of these runs is taken by another project's run: choose a new one"));
+            return Err(Problem::conflict(
+                "an id of these runs is taken by another project's run: choose a new one",
+            ));
         }
         Ok(stored)
     }

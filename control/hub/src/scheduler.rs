@@ -1,9 +1,12 @@
 //! Gives queued tasks to the runners that are connected to this process.
 //!
-//! Which task goes where is decided by [`ds_domain::schedule`]; this is the loop around it. With several hubs each does so for its
-//! own runners: the database lets one of them win a task.
+//! Which task goes where is decided by [`ds_domain::schedule`]; this is the loop around it. With several hubs
+//! each does so for its own runners: the database lets one of them win a task.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    time::Duration,
+};
 
 use ds_db::TaskRow;
 use ds_domain::{
@@ -75,16 +78,21 @@ async fn decide(core: &Core, queued: &[TaskRow]) -> Result<Decisions, ds_db::Err
             holds: profile.holds,
         })
         .collect();
+    let mut heads = HashMap::new();
     let mut waiting = Vec::with_capacity(queued.len());
     for row in queued {
         let spec = &row.task.spec;
+        let base = match heads.entry(row.volume) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(unknown) => *unknown.insert(core.db.head(row.volume).await?.snapshot),
+        };
         waiting.push(Waiting {
             task: row.task.id,
             labels: spec.labels.clone(),
             cpus: spec.cpus,
             memory_bytes: spec.memory_bytes,
             gpus: spec.gpus,
-            base: core.db.head(row.volume).await?.snapshot,
+            base,
         });
     }
     let registered = core.db.runners().await?.len();
@@ -119,10 +127,8 @@ pub(crate) fn send_start(core: &Core, runner: RunnerId, row: TaskRow) {
         tracing::error!(task.id = %row.task.id, "an assigned task has no base");
         return;
     };
-    let store = StoreAddress {
-        node_id: core.store_target.node.to_bytes(),
-        address: core.store_target.for_runners(),
-    };
+    let store =
+        StoreAddress { node_id: core.store_target.node.to_bytes(), address: core.store_target.for_runners() };
     let place = Place {
         task: row.task.id,
         volume: row.volume,
@@ -133,8 +139,8 @@ pub(crate) fn send_start(core: &Core, runner: RunnerId, row: TaskRow) {
     core.sessions.send(runner, to_runner::Message::Start(start_task(place, row.task.spec, store)));
 }
 
-/// Tasks of runners that fell silent: one that the runner never took goes back to the queue, one that was cancelled ends.
-/// One that runs stays: the runner may come back with it.
+/// Tasks of runners that fell silent: one that the runner never took goes back to the queue, one that was
+/// cancelled ends. One that runs stays: the runner may come back with it.
 async fn settle_silent_runners(core: &Core) -> Result<(), ds_db::Error> {
     let assigned = core.db.assigned_tasks().await?;
     let unsettled = |row: &&TaskRow| row.task.cancelling || row.task.state == State::Scheduled;

@@ -50,11 +50,12 @@ impl Core {
         Ok(task)
     }
 
-    /// Tells the runner, or ends the task where the runner is gone: what it still holds it is told to drop when it
-    /// comes back.
+    /// Tells the runner, or ends the task where the runner is gone: what it still holds it is told to drop when
+    /// it comes back.
     async fn stop(&self, task: TaskId, runner: RunnerId) -> Result<(), Problem> {
         let reason = v1::Outcome::Cancelled.into();
-        if self.sessions.send(runner, to_runner::Message::Stop(StopTask { task_id: task.to_bytes(), reason })) {
+        if self.sessions.send(runner, to_runner::Message::Stop(StopTask { task_id: task.to_bytes(), reason }))
+        {
             return Ok(());
         }
         let seen = self.db.runner(runner).await.ok().and_then(|row| row.runner.seen_ms);

@@ -24,13 +24,17 @@ const MESSAGE_CHARS: usize = 1000;
 
 impl Core {
     /// Makes a project: first the volume at the store, then everything else in one transaction.
-    pub(crate) async fn create_project(&self, user: &User, request: CreateProject) -> Result<Project, Problem> {
+    pub(crate) async fn create_project(
+        &self,
+        user: &User,
+        request: CreateProject,
+    ) -> Result<Project, Problem> {
         check_name("project", &request.name)?;
         if Uuid::parse_str(&request.name).is_ok() {
             return Err(Problem::invalid("a project's name must not look like an id: choose another"));
         }
         let (workspace, snapshot) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
-        let guid = self.store.create_volume(workspace, snapshot).await?;
+        let guid = self.store_for_request().await?.create_volume(workspace, snapshot).await?;
         let new = NewProject {
             id: ProjectId(Uuid::new_v4()),
             name: request.name,
@@ -43,8 +47,11 @@ impl Core {
             created_ms: now_ms(),
         };
         if let Err(error) = self.db.create_project(&new).await {
-            if let Err(leak) = self.store.drop_volume(workspace).await {
-                tracing::warn!(volume.id = %workspace, error = %chain(&leak), "a volume without a project stays at the store");
+            // Of another failure nobody knows whether the project is there.
+            if matches!(error, ds_db::Error::Conflict(_))
+                && let Err(leak) = self.store.drop_volume(workspace).await
+            {
+                tracing::warn!(volume.id = %workspace, error = %chain(&leak), "an unused volume stays");
             }
             return Err(error.into());
         }
@@ -65,7 +72,8 @@ impl Core {
         let volume = project.workspace;
         let head = self.db.head(volume).await?;
         let snapshot = SnapshotId(Uuid::new_v4());
-        let imported = self.store.import_tar(volume, head.snapshot, snapshot, &path, tar).await?;
+        let imported =
+            self.store_for_request().await?.import_tar(volume, head.snapshot, snapshot, &path, tar).await?;
         let new = NewCommit {
             id: CommitId(Uuid::new_v4()),
             volume,
@@ -80,20 +88,26 @@ impl Core {
             created_ms: now_ms(),
         };
         if let Err(error) = self.db.import_commit(&new).await {
-            if let Err(leak) = self.store.drop_snapshot(volume, snapshot).await {
-                tracing::warn!(snapshot.id = %snapshot, error = %chain(&leak), "an unused snapshot stays until it is collected");
-            }
-            return Err(match error {
-                ds_db::Error::Conflict(_) => Problem::conflict(
-                    "the workspace's head moved while the upload was under way: send it again to put it on the new head",
-                ),
-                error => error.into(),
-            });
+            return Err(self.upload_failed(volume, snapshot, error).await);
         }
         tracing::info!(project.id = %project.id, commit.id = %new.id, user.id = %user.id, "recorded an upload");
         self.advances.add(volume, snapshot);
         self.events.publish(Event::Commit { project: project.id, id: new.id });
         Ok(self.db.commit(new.id).await?)
+    }
+
+    /// What is said of an upload that was not recorded. Its snapshot goes at once where it is certain that no
+    /// commit has it; else that is found out when unused ones are collected.
+    async fn upload_failed(&self, volume: VolumeId, snapshot: SnapshotId, error: ds_db::Error) -> Problem {
+        if !matches!(error, ds_db::Error::Conflict(_)) {
+            return error.into();
+        }
+        if let Err(leak) = self.store.drop_snapshot(volume, snapshot).await {
+            tracing::warn!(snapshot.id = %snapshot, error = %chain(&leak), "an unused snapshot stays for now");
+        }
+        Problem::conflict(
+            "the workspace's head moved while the upload was under way: send it again to put it on the new head",
+        )
     }
 }
 

@@ -69,6 +69,11 @@ impl Layout {
         ["v", "b", "t", "r"].map(|folder| format!("{}/{folder}", self.root))
     }
 
+    /// Holds no file, only a reservation.
+    pub(crate) fn reserve(&self) -> String {
+        format!("{}/reserve", self.root)
+    }
+
     pub(crate) fn tasks(&self) -> String {
         format!("{}/t", self.root)
     }

@@ -4,12 +4,13 @@
 
 mod advance;
 mod clones;
+mod reserve;
 mod streams;
 
 use std::{
     collections::HashMap,
     path::Path,
-    sync::{Arc, Mutex, Weak},
+    sync::{Arc, Mutex, Weak, atomic::AtomicBool},
 };
 
 use ds_domain::ids::{SnapshotId, VolumeId};
@@ -36,6 +37,8 @@ struct Inner {
     layout: Layout,
     features: Features,
     locks: Mutex<HashMap<VolumeId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Whether the reserve was given up to let something finish in a full pool.
+    reserve_lent: AtomicBool,
 }
 
 impl Volumes {
@@ -56,7 +59,10 @@ impl Volumes {
             create_filesystem(&folder, &["-o", "mountpoint=none", "-o", "atime=off"]).await?;
         }
         tracing::info!(zfs.root = root, zfs.version = features.version, "opened volumes");
-        Ok(Self { inner: Arc::new(Inner { layout, features, locks: Mutex::default() }) })
+        let inner = Inner { layout, features, locks: Mutex::default(), reserve_lent: AtomicBool::default() };
+        let volumes = Self { inner: Arc::new(inner) };
+        volumes.set_reserve().await?;
+        Ok(volumes)
     }
 
     /// What this machine's ZFS can do.

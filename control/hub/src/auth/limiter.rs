@@ -8,7 +8,7 @@ use std::{
 
 /// Failures that a user name may have in a [`WINDOW`] before more attempts are refused.
 const FAILURES: u32 = 10;
-const WINDOW: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_mins(1);
 /// User names remembered at once. Beyond it, the one whose window ends first is forgotten.
 const NAMES: usize = 10_000;
 

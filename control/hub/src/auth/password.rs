@@ -1,7 +1,7 @@
 //! Passwords: argon2id, off the async threads, a few at a time.
 //!
-//! Each check costs 19 MiB and some tens of milliseconds by design, so that a flood of logins waits in line instead of
-//! eating the machine.
+//! Each check costs 19 MiB and some tens of milliseconds by design, so that a flood of logins waits in line
+//! instead of eating the machine.
 
 use std::sync::Arc;
 
@@ -18,7 +18,8 @@ const AT_ONCE: usize = 2;
 #[derive(Clone)]
 pub(crate) struct Passwords {
     slots: Arc<Semaphore>,
-    /// The hash of a password nobody has: checked for unknown users, so that the time taken does not tell who exists.
+    /// The hash of a password nobody has: checked for unknown users, so that the time taken does not tell who
+    /// exists.
     decoy: Arc<str>,
 }
 

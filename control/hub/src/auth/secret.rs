@@ -45,7 +45,10 @@ mod tests {
         let token = random_token(KEY_PREFIX);
         assert!(token.starts_with("dsk_") && token.len() == 4 + 43);
         assert_ne!(token, random_token(KEY_PREFIX));
-        assert_eq!(hex::encode(sha256(b"abc")), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex::encode(sha256(b"abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A commit's metadata in the format `dotscience.run.v1`: string to string, so that programs made for the original read it.
+//! A commit's metadata in the format `dotscience.run.v1`: string to string, so that programs made for the
+//! original read it.
 
 use std::collections::BTreeMap;
 
@@ -84,7 +85,8 @@ fn describe_run(map: &mut BTreeMap<String, String>, run: &Run) {
     put("end", run.end.clone().unwrap_or_default());
     put("input-files", json(&versions(&run.inputs)));
     put("output-files", json(&versions(&run.outputs)));
-    for (kind, values) in [("label", &run.labels), ("summary", &run.metrics), ("parameters", &run.parameters)] {
+    for (kind, values) in [("label", &run.labels), ("summary", &run.metrics), ("parameters", &run.parameters)]
+    {
         for (name, value) in values {
             put(&format!("{kind}.{name}"), value.clone());
         }

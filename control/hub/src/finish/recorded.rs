@@ -64,7 +64,8 @@ pub(super) async fn runs(
     Ok(runs)
 }
 
-/// Reads the records; what cannot be read becomes a warning. A run that was published twice counts once, as first said.
+/// Reads the records; what cannot be read becomes a warning. A run that was published twice counts once, as
+/// first said.
 fn parse(records: Vec<Record>, warnings: &mut Vec<String>) -> Vec<(RunId, RunRecord)> {
     let mut seen = HashSet::new();
     let mut parsed = Vec::with_capacity(records.len());

@@ -51,7 +51,9 @@ impl FromRequestParts<Arc<Core>> for Caller {
             }
         };
         caller.ok_or_else(|| {
-            Problem::unauthorized("this token or API key is unknown, expired or revoked: log in again, or make a new key")
+            Problem::unauthorized(
+                "this token or API key is unknown, expired or revoked: log in again, or make a new key",
+            )
         })
     }
 }
@@ -71,7 +73,9 @@ fn shown(headers: &HeaderMap) -> Result<Shown, Problem> {
         ));
     };
     let unreadable = || {
-        Problem::unauthorized("the Authorization header is neither `Bearer <token>` nor `Basic <username:API key>`")
+        Problem::unauthorized(
+            "the Authorization header is neither `Bearer <token>` nor `Basic <username:API key>`",
+        )
     };
     let (scheme, rest) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unreadable)?;
     if scheme.eq_ignore_ascii_case("bearer") {

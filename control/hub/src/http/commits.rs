@@ -93,8 +93,11 @@ async fn list_files(
     InQuery(params): InQuery<FilesParams>,
 ) -> Result<Json<Page<FileEntry>>, Problem> {
     let commit = core.commit_for(&caller.user, &commit).await?;
-    let entries =
-        core.store.list_files(commit.volume, commit.snapshot, &params.path, params.recursive).await?;
+    let entries = core
+        .store_for_request()
+        .await?
+        .list_files(commit.volume, commit.snapshot, &params.path, params.recursive)
+        .await?;
     Ok(Json(Page { items: entries.into_iter().map(super::file_entry).collect(), next: None }))
 }
 
@@ -118,7 +121,8 @@ async fn read_file(
     InQuery(params): InQuery<ContentParams>,
 ) -> Result<Response, Problem> {
     let commit = core.commit_for(&caller.user, &commit).await?;
-    let content = core.store.read_file(commit.volume, commit.snapshot, &params.path, 0, 0).await?;
+    let content =
+        core.store_for_request().await?.read_file(commit.volume, commit.snapshot, &params.path, 0, 0).await?;
     let headers = [
         (header::CONTENT_LENGTH, HeaderValue::from(content.size_bytes)),
         (header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")),

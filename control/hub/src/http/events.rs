@@ -30,8 +30,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new().routes(routes!(stream_events))
 }
 
-/// What changes, as it happens: an endless stream of server-sent events. Each `data:` is an Event, and `event:` is its
-/// kind. `resync` says that the listener fell behind and should fetch everything it shows again.
+/// What changes, as it happens: an endless stream of server-sent events. Each `data:` is an Event, and `event:`
+/// is its kind. `resync` says that the listener fell behind and should fetch everything it shows again.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     responses((status = 200, body = Event, content_type = "text/event-stream"), (status = 401, body = ErrorBody)))]
 async fn stream_events(

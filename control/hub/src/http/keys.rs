@@ -7,7 +7,11 @@ use ds_domain::api::{ApiKey, CreateKey, ErrorBody, Page, Token};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{caller::Caller, problem::Problem, request::{InPath, JsonBody}};
+use super::{
+    caller::Caller,
+    problem::Problem,
+    request::{InPath, JsonBody},
+};
 use crate::{
     auth::secret::{KEY_PREFIX, random_token, token_hash},
     clock::now_ms,

@@ -9,7 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{caller::Caller, problem::Problem, request::JsonBody};
 use crate::{
     auth::{
-        SESSION_MS,
+        MAX_PASSWORD, MAX_USERNAME, SESSION_MS,
         secret::{SESSION_PREFIX, random_token, token_hash},
     },
     clock::now_ms,
@@ -27,6 +27,9 @@ async fn log_in(
     State(core): State<Arc<Core>>,
     JsonBody(request): JsonBody<LoginRequest>,
 ) -> Result<Json<Token>, Problem> {
+    if request.username.len() > MAX_USERNAME || request.password.len() > MAX_PASSWORD {
+        return Err(wrong());
+    }
     if let Some(wait) = core.logins.wait(&request.username, Instant::now()) {
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
         let seconds = wait.as_secs() + 1;
@@ -40,13 +43,17 @@ async fn log_in(
     let Some(user) = credentials.filter(|_| matches).map(|known| known.user) else {
         core.logins.failed(&request.username, Instant::now());
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
-        return Err(Problem::unauthorized("the user name or the password is wrong"));
+        return Err(wrong());
     };
     core.logins.succeeded(&request.username);
     let (token, now) = (random_token(SESSION_PREFIX), now_ms());
     core.db.create_session(token_hash(&token), user.id, now, now + SESSION_MS).await?;
     tracing::info!(user.id = %user.id, "logged in");
     Ok(Json(Token { token, expires_ms: Some(now + SESSION_MS), user }))
+}
+
+fn wrong() -> Problem {
+    Problem::unauthorized("the user name or the password is wrong")
 }
 
 /// End the session that this request is made with. An API key stays.

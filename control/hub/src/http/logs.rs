@@ -117,9 +117,7 @@ impl Follower {
 
     /// Until something happens to the task, or it is time to look again. False when the hub stops.
     async fn wait(&mut self) -> bool {
-        let concerns = |event: &Event| {
-            matches!(event, Event::Task { id, .. } | Event::Log { id, .. } if *id == self.task)
-        };
+        let concerns = |event: &Event| matches!(event, Event::Task { id, .. } | Event::Log { id, .. } if *id == self.task);
         let told = async {
             while let Ok(event) = self.events.recv().await {
                 if concerns(&event) {

@@ -8,7 +8,8 @@ use axum::{
 };
 use ds_domain::api::ErrorBody;
 
-/// An answer that is not 2xx: a status, a stable word for programs, and a text that says what failed, why and what to do.
+/// An answer that is not 2xx: a status, a stable word for programs, and a text that says what failed, why and
+/// what to do.
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -35,7 +36,11 @@ impl Problem {
 
     /// `what` is not there, or not for this user: the two look the same on purpose.
     pub(crate) fn not_found(what: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("{what} was not found, or you have no access to it"))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("{what} was not found, or you have no access to it"),
+        )
     }
 
     pub(crate) fn no_route() -> Self {
@@ -70,6 +75,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
     }
 
+    pub(crate) fn store_is_away() -> Self {
+        Self::unavailable(
+            "the hub cannot reach its store, which holds all files: try again in a moment; /readyz says more",
+        )
+    }
+
     /// A fault of the hub's own. The words go to the log under the request's id, not to the caller.
     pub(crate) fn internal(error: &dyn std::error::Error) -> Self {
         tracing::error!(error = %crate::error::chain(error), "a request failed");
@@ -96,9 +107,11 @@ impl IntoResponse for Problem {
 impl From<JsonRejection> for Problem {
     fn from(rejection: JsonRejection) -> Self {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the request's body is larger than this address takes")
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_large",
+                "the request's body is larger than this address takes",
+            ),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "invalid",
@@ -145,16 +158,15 @@ impl From<ds_transfer::Error> for Problem {
             (Error::Request { kind: RequestErrorKind::NotFound, message }, _) => {
                 Self::new(StatusCode::NOT_FOUND, "not_found", message.clone())
             }
-            (Error::Request { kind: RequestErrorKind::Invalid, message }, _) => Self::invalid(message.clone()),
+            (Error::Request { kind: RequestErrorKind::Invalid, message }, _) => {
+                Self::invalid(message.clone())
+            }
             (_, ErrorKind::Full) => Self::full(
                 "the store's pool is full: make room at the store, or ask the one who runs it, and try again",
             ),
             (_, ErrorKind::Link | ErrorKind::Busy) => {
                 tracing::warn!(error = %crate::error::chain(&error), "the store is out of reach");
-                Self::unavailable(
-                    "the hub cannot reach its store, which holds all files: try again in a moment; \
-                     /readyz says more",
-                )
+                Self::store_is_away()
             }
             _ => Self::internal(&error),
         }

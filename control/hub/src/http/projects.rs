@@ -20,7 +20,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 /// The projects that the caller may see, by name.
 #[utoipa::path(get, path = "/api/v1/projects", tag = "projects",
     responses((status = 200, body = Page<Project>), (status = 401, body = ErrorBody)))]
-async fn list_projects(caller: Caller, State(core): State<Arc<Core>>) -> Result<Json<Page<Project>>, Problem> {
+async fn list_projects(
+    caller: Caller,
+    State(core): State<Arc<Core>>,
+) -> Result<Json<Page<Project>>, Problem> {
     Ok(Json(Page { items: core.db.projects(&caller.user).await?, next: None }))
 }
 

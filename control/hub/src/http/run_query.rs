@@ -1,4 +1,5 @@
-//! The query of a list of runs: `filter=metric.accuracy>0.9&filter=parameter.C=10&sort=metric.accuracy&order=desc`.
+//! The query of a list of runs:
+//! `filter=metric.accuracy>0.9&filter=parameter.C=10&sort=metric.accuracy&order=desc`.
 
 use ds_db::{Filter, Kind, Op, RunQuery, Sort};
 
@@ -19,7 +20,8 @@ const OPERATORS: [(&str, Op); 7] = [
     ("~", Op::Contains),
 ];
 
-/// Reads the pairs behind the question mark. Unknown keys are refused, so that a typing error does not list everything.
+/// Reads the pairs behind the question mark. Unknown keys are refused, so that a typing error does not list
+/// everything.
 pub(super) fn parse(pairs: Vec<(String, String)>) -> Result<RunQuery, Problem> {
     let mut query = RunQuery { limit: DEFAULT_LIMIT, descending: true, ..RunQuery::default() };
     let mut order = None;
@@ -56,7 +58,9 @@ fn filter(text: &str) -> Result<Filter, Problem> {
     })?;
     let numeric = matches!(op, Op::Less | Op::AtMost | Op::Greater | Op::AtLeast);
     if numeric && value.trim().parse::<f64>().is_err() {
-        return Err(Problem::invalid(format!("the filter {text:?} compares with {value:?}, which is no number")));
+        return Err(Problem::invalid(format!(
+            "the filter {text:?} compares with {value:?}, which is no number"
+        )));
     }
     Ok(Filter { kind, name, op, value: value.to_owned() })
 }

@@ -25,7 +25,9 @@ use crate::{
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
-    OpenApiRouter::new().routes(routes!(list_runners, create_runner)).routes(routes!(show_runner, delete_runner))
+    OpenApiRouter::new()
+        .routes(routes!(list_runners, create_runner))
+        .routes(routes!(show_runner, delete_runner))
 }
 
 /// All runners, by name. Every user may see them.

@@ -29,8 +29,9 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 
 /// A page of a project's runs; the newest first unless `sort` says otherwise.
 ///
-/// A filter is `metric.NAME`, `parameter.NAME` or `label.NAME`, followed by `=`, `!=`, `<`, `<=`, `>`, `>=` or `~`
-/// (contains) and a value; without an operator the run only has to have it. It can be given several times: all have to hold.
+/// A filter is `metric.NAME`, `parameter.NAME` or `label.NAME`, followed by `=`, `!=`, `<`, `<=`, `>`, `>=` or
+/// `~` (contains) and a value; without an operator the run only has to have it. It can be given several times:
+/// all have to hold.
 #[utoipa::path(get, path = "/api/v1/projects/{project}/runs", tag = "runs",
     params(("project" = String, Path, description = "Name or id"),
         ("filter" = Option<Vec<String>>, Query, description = "Such as `metric.accuracy>0.9`"),
@@ -50,7 +51,8 @@ async fn list_runs(
     Ok(Json(core.db.list_runs(project.id, &run_query::parse(pairs)?).await?))
 }
 
-/// Record runs of a program that is no task; they point at the workspace's head. The answer has all of them as recorded.
+/// Record runs of a program that is no task; they point at the workspace's head. The answer has all of them as
+/// recorded.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/runs", tag = "runs", request_body = RecordRuns,
     params(("project" = String, Path, description = "Name or id")),
     responses((status = 201, body = Page<Run>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
@@ -96,7 +98,9 @@ async fn compare_runs(
 ) -> Result<Json<Comparison>, Problem> {
     let ids: Vec<&str> = params.ids.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
     if !(2..=MAX_COMPARED).contains(&ids.len()) {
-        return Err(Problem::invalid(format!("give 2 to {MAX_COMPARED} runs, such as ?ids=3f2c8a4e,91b0c2d4")));
+        return Err(Problem::invalid(format!(
+            "give 2 to {MAX_COMPARED} runs, such as ?ids=3f2c8a4e,91b0c2d4"
+        )));
     }
     let mut runs = Vec::with_capacity(ids.len());
     for id in ids {

@@ -11,7 +11,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::{caller::Caller, problem::Problem, request::JsonBody};
-use crate::{access::require_admin, auth::secret::random_password, clock::now_ms, core::Core};
+use crate::{
+    access::require_admin,
+    auth::{MAX_PASSWORD, MAX_USERNAME, secret::random_password},
+    clock::now_ms,
+    core::Core,
+};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new().routes(routes!(list_users, create_user))
@@ -36,7 +41,11 @@ async fn create_user(
 ) -> Result<(StatusCode, Json<CreatedUser>), Problem> {
     require_admin(&caller.user)?;
     check_username(&request.username)?;
-    if request.password.as_ref().is_some_and(|password| password.chars().count() < 8 || password.len() > 1024) {
+    if request
+        .password
+        .as_ref()
+        .is_some_and(|password| password.chars().count() < 8 || password.len() > MAX_PASSWORD)
+    {
         return Err(Problem::invalid("a password has 8 to 1,024 characters"));
     }
     let made = request.password.is_none().then(random_password);
@@ -55,7 +64,7 @@ async fn create_user(
 
 fn check_username(name: &str) -> Result<(), Problem> {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    if (1..=64).contains(&name.len()) && name.chars().all(fits) {
+    if (1..=MAX_USERNAME).contains(&name.len()) && name.chars().all(fits) {
         return Ok(());
     }
     Err(Problem::invalid("a user name has 1 to 64 lower-case letters, digits, `-`, `_` or `.`"))

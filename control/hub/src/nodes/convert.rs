@@ -69,7 +69,9 @@ pub(crate) struct Place {
 
 /// The message that starts a task.
 pub(crate) fn start_task(place: Place, spec: TaskSpec, store: v1::StoreAddress) -> v1::StartTask {
-    let repository = spec.repository.unwrap_or(ds_domain::task::Repository { url: String::new(), reference: String::new() });
+    let repository = spec
+        .repository
+        .unwrap_or(ds_domain::task::Repository { url: String::new(), reference: String::new() });
     v1::StartTask {
         task_id: place.task.to_bytes(),
         volume: place.volume.to_bytes(),
@@ -91,6 +93,12 @@ pub(crate) fn start_task(place: Place, spec: TaskSpec, store: v1::StoreAddress) 
         project_name: place.project_name,
         store: Some(store),
     }
+}
+
+/// A node's text as it is kept: of at most `chars` characters, without NUL, which no database of ours keeps in
+/// text.
+pub(crate) fn text(said: &str, chars: usize) -> String {
+    said.chars().take(chars).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// The message that carries `message`.

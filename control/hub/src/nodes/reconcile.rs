@@ -25,7 +25,9 @@ pub(super) async fn reconcile(
         let Ok(task) = TaskId::from_bytes(&report.task_id) else { continue };
         reported.insert(task);
         match core.db.task(task).await {
-            Ok(row) if row.runner == Some(runner) => settle_reported(core, runner, &row, &report, &mut messages).await?,
+            Ok(row) if row.runner == Some(runner) => {
+                settle_reported(core, runner, &row, &report, &mut messages).await?;
+            }
             Ok(_) | Err(ds_db::Error::NotFound { .. }) => messages.push(forget(task)),
             Err(error) => return Err(database(&error)),
         }
@@ -54,7 +56,8 @@ async fn settle_reported(
         noted.map_err(|error| database(&error))?;
     }
     let task_id = row.task.id.to_bytes();
-    messages.push(to_runner::Message::LogAck(LogAck { task_id: task_id.clone(), offset: row.task.log_bytes }));
+    messages
+        .push(to_runner::Message::LogAck(LogAck { task_id: task_id.clone(), offset: row.task.log_bytes }));
     if row.task.cancelling {
         messages.push(to_runner::Message::Stop(StopTask { task_id, reason: v1::Outcome::Cancelled.into() }));
     }
@@ -65,7 +68,9 @@ async fn settle_reported(
 async fn settle_unreported(core: &Core, runner: RunnerId, row: TaskRow) -> Result<(), ds_db::Error> {
     let task = row.task.id;
     if row.task.cancelling {
-        return core.end_without_result(task, Outcome::Cancelled, "cancelled before its runner took it").await;
+        return core
+            .end_without_result(task, Outcome::Cancelled, "cancelled before its runner took it")
+            .await;
     }
     if row.task.state == State::Scheduled {
         tracing::info!(runner.id = %runner, task.id = %task, "telling a runner again to start a task");

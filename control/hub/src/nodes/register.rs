@@ -13,8 +13,8 @@ use crate::{
     error::chain,
 };
 
-/// A token works once: the transaction that keeps the certificate's hash uses it up. An answer that got lost cannot be had
-/// again; the runner is removed and made anew.
+/// A token works once: the transaction that keeps the certificate's hash uses it up. An answer that got lost
+/// cannot be had again; the runner is removed and made anew.
 pub(super) async fn register(core: &Core, request: RegisterRequest) -> Result<RegisterResponse, Status> {
     check_protocol(request.protocol, &request.version)?;
     if request.role() != v1::Role::Runner {

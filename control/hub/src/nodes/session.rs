@@ -1,7 +1,8 @@
 //! A runner's stream, from its first word to its end.
 //!
-//! One task per session takes the runner's messages in order, each recorded before it is answered. When anything fails the
-//! session ends, and the runner connects again and sends again what was not acknowledged: every handler is idempotent.
+//! One task per session takes the runner's messages in order, each recorded before it is answered. When
+//! anything fails the session ends, and the runner connects again and sends again what was not acknowledged:
+//! every handler is idempotent.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -47,7 +48,9 @@ pub(super) struct Session {
 /// Finds the runner behind a certificate.
 pub(super) async fn authenticate(core: &Core, certificate: Option<&[u8]>) -> Result<Runner, Status> {
     let Some(der) = certificate else {
-        return Err(Status::unauthenticated("a session needs the certificate that the runner got when it registered"));
+        return Err(Status::unauthenticated(
+            "a session needs the certificate that the runner got when it registered",
+        ));
     };
     let peer = core.trust.peer(der).map_err(|error| Status::unauthenticated(chain(&error)))?;
     if peer.role != Role::Runner {
@@ -139,7 +142,9 @@ impl Session {
 
     async fn handle(&mut self, message: from_runner::Message) -> Result<Option<to_runner::Message>, Status> {
         match message {
-            from_runner::Message::Hello(_) => Err(Status::failed_precondition("Hello is said once a session")),
+            from_runner::Message::Hello(_) => {
+                Err(Status::failed_precondition("Hello is said once a session"))
+            }
             from_runner::Message::Progress(progress) => self.progress(progress).await,
             from_runner::Message::Log(chunk) => logs::append(self, chunk).await.map(Some),
             from_runner::Message::TicketRequest(request) => {
@@ -167,7 +172,7 @@ impl Session {
     async fn progress(&mut self, progress: TaskProgress) -> Result<Option<to_runner::Message>, Status> {
         let task = task_id(&progress.task_id)?;
         let Some(phase) = convert::phase(progress.phase) else { return Ok(None) };
-        let detail: String = progress.detail.chars().take(DETAIL_CHARS).collect();
+        let detail = convert::text(&progress.detail, DETAIL_CHARS);
         let noted = self.core.db.task_progress(task, self.runner, phase, &detail, now_ms()).await;
         match noted {
             Ok(true) => {

@@ -1,6 +1,7 @@
 //! The runners that are connected to this process, and the way to each.
 //!
-//! Nothing here is authoritative: what a runner should do is in the database, and is told again when it reconnects.
+//! Nothing here is authoritative: what a runner should do is in the database, and is told again when it
+//! reconnects.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -15,8 +16,8 @@ use tonic::Status;
 
 use super::convert;
 
-/// Messages under way to one runner. A runner that lets more pile up is disconnected, and told again what it should do
-/// when it comes back.
+/// Messages under way to one runner. A runner that lets more pile up is disconnected, and told again what it
+/// should do when it comes back.
 const QUEUE: usize = 256;
 
 /// What is sent to a runner, or why its stream ends.
@@ -72,7 +73,9 @@ impl Sessions {
         let generation = inner.generations;
         let session = Connected { generation, profile, outgoing: outgoing.clone(), end: end.clone() };
         if let Some(older) = inner.connected.insert(runner, session) {
-            let _ = older.outgoing.try_send(Err(Status::aborted("a newer session of this runner replaced this one")));
+            let _ = older
+                .outgoing
+                .try_send(Err(Status::aborted("a newer session of this runner replaced this one")));
             older.end.cancel();
         }
         metrics::gauge!(crate::metrics::RUNNERS_CONNECTED).set(inner.connected.len() as f64);
@@ -90,8 +93,8 @@ impl Sessions {
         newest
     }
 
-    /// Queues a message. False if the runner is not connected here; the message is not kept, since reconciliation says
-    /// it again.
+    /// Queues a message. False if the runner is not connected here; the message is not kept, since
+    /// reconciliation says it again.
     pub(crate) fn send(&self, runner: RunnerId, message: to_runner::Message) -> bool {
         let inner = self.inner.lock().expect("no holder of this lock panics");
         let Some(session) = inner.connected.get(&runner) else { return false };
@@ -107,7 +110,9 @@ impl Sessions {
     pub(crate) fn disconnect(&self, runner: RunnerId) {
         let inner = self.inner.lock().expect("no holder of this lock panics");
         if let Some(session) = inner.connected.get(&runner) {
-            let _ = session.outgoing.try_send(Err(Status::permission_denied("this runner was removed from the hub")));
+            let _ = session
+                .outgoing
+                .try_send(Err(Status::permission_denied("this runner was removed from the hub")));
             session.end.cancel();
         }
     }

@@ -20,7 +20,9 @@ pub(super) async fn grant(
 ) -> Result<to_runner::Message, Status> {
     let request_id = request.request_id;
     let answer = match entitled(core, runner, &request).await? {
-        Ok(ticket) => TicketGrant { request_id, ticket: Some(core.tickets.sign(&ticket)), refusal: String::new() },
+        Ok(ticket) => {
+            TicketGrant { request_id, ticket: Some(core.tickets.sign(&ticket)), refusal: String::new() }
+        }
         Err(refusal) => {
             tracing::warn!(runner.id = %runner, refusal, "refused a ticket");
             TicketGrant { request_id, ticket: None, refusal }
@@ -35,7 +37,9 @@ async fn entitled(
     runner: RunnerId,
     request: &TicketRequest,
 ) -> Result<Result<Ticket, String>, Status> {
-    let Ok(task) = TaskId::from_bytes(&request.task_id) else { return Ok(Err("this is no task's id".into())) };
+    let Ok(task) = TaskId::from_bytes(&request.task_id) else {
+        return Ok(Err("this is no task's id".into()));
+    };
     let row = match core.db.task(task).await {
         Ok(row) => row,
         Err(ds_db::Error::NotFound { .. }) => return Ok(Err(format!("the hub does not know task {task}"))),

@@ -81,7 +81,7 @@ impl World {
             .replace("{username}", "admin")
             .replace("{key}", &Uuid::nil().to_string());
         match route.path.as_str() {
-            "/api/v1/runs/compare" => path += &format!("?ids={0},{0}", self.run.id),
+            "/api/v1/runs/compare" => path = format!("{path}?ids={0},{0}", self.run.id),
             "/api/v1/commits/{commit}/content" => path += "?path=x",
             _ => {}
         }
@@ -109,9 +109,7 @@ fn routes(document: &Value) -> Vec<Route> {
 fn body(route: &str) -> Option<Value> {
     Some(match route {
         "POST /api/v1/users" => json!({"username": "mallory"}),
-        "POST /api/v1/runners" => json!({"name": "mallory"}),
-        "POST /api/v1/keys" => json!({"name": "mallory"}),
-        "POST /api/v1/projects" => json!({"name": "mallory"}),
+        "POST /api/v1/runners" | "POST /api/v1/keys" | "POST /api/v1/projects" => json!({"name": "mallory"}),
         "POST /api/v1/projects/{project}/tasks" => json!({"spec": {"command": ["true"]}}),
         "POST /api/v1/projects/{project}/runs" => json!({"runs": [{}]}),
         "PUT /api/v1/projects/{project}/members/{username}" => json!({"access": "owner"}),

@@ -1,5 +1,5 @@
-//! A scripted runner: it has a real certificate and speaks real gRPC, but executes nothing. It says what a test tells it
-//! to say, so that a test can lie, repeat and disappear.
+//! A scripted runner: it has a real certificate and speaks real gRPC, but executes nothing. It says what a test
+//! tells it to say, so that a test can lie, repeat and disappear.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use ds_link::{Identity, NodeKey, RegistrationToken};
 use ds_proto::{
     PROTOCOL,
     v1::{
-        self, FromRunner, Hello, LogChunk, RegisterRequest, TaskFinished, TaskProgress, TaskReport, TicketRequest,
-        from_runner, nodes_client::NodesClient, to_runner,
+        self, FromRunner, Hello, LogChunk, RegisterRequest, TaskFinished, TaskProgress, TaskReport,
+        TicketRequest, from_runner, nodes_client::NodesClient, to_runner,
     },
 };
 use tokio::sync::mpsc;
@@ -26,7 +26,6 @@ use crate::support::TestHub;
 
 pub(crate) struct FakeRunner {
     pub(crate) id: RunnerId,
-    pub(crate) name: String,
     pub(crate) identity: Identity,
 }
 
@@ -36,8 +35,9 @@ pub(crate) async fn channel(
     ca_pem: &str,
     identity: Option<&Identity>,
 ) -> Result<Channel, tonic::transport::Error> {
-    let mut tls =
-        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca_pem)).domain_name("hub.node.dotstream");
+    let mut tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca_pem))
+        .domain_name("hub.node.dotstream");
     if let Some(identity) = identity {
         let identity = tonic::transport::Identity::from_pem(identity.certificate_pem(), identity.key_pem());
         tls = tls.identity(identity);
@@ -47,7 +47,8 @@ pub(crate) async fn channel(
 
 /// A runner's one-time token.
 pub(crate) async fn create(hub: &TestHub, name: &str) -> (RunnerId, RegistrationToken) {
-    let created: CreatedRunner = hub.admin.post_as("/api/v1/runners", &CreateRunner { name: name.into() }).await;
+    let created: CreatedRunner =
+        hub.admin.post_as("/api/v1/runners", &CreateRunner { name: name.into() }).await;
     (created.runner.id, created.token.parse().unwrap())
 }
 
@@ -62,7 +63,10 @@ pub(crate) fn request(token: &RegistrationToken, key: &NodeKey) -> RegisterReque
 }
 
 /// Registers as a program would: only the token is known.
-pub(crate) async fn register(hub: &TestHub, request: RegisterRequest) -> Result<v1::RegisterResponse, Status> {
+pub(crate) async fn register(
+    hub: &TestHub,
+    request: RegisterRequest,
+) -> Result<v1::RegisterResponse, Status> {
     let ca = ds_link::fetch_ca(&hub.nodes.to_string(), &hub.state.ca().fingerprint()).await.unwrap();
     let channel = channel(hub, &ca, None).await.unwrap();
     NodesClient::new(channel).register(request).await.map(tonic::Response::into_inner)
@@ -75,10 +79,10 @@ impl FakeRunner {
         let response = register(hub, request(&token, &key)).await.unwrap();
         assert_eq!(response.node_id, id.to_bytes());
         let identity = key.into_identity(&response.certificate_pem, &response.ca_pem).unwrap();
-        Self { id, name: name.into(), identity }
+        Self { id, identity }
     }
 
-    pub(crate) fn hello(&self) -> Hello {
+    pub(crate) fn hello() -> Hello {
         Hello {
             protocol: PROTOCOL,
             version: "0.0.0-fake".into(),
@@ -91,16 +95,20 @@ impl FakeRunner {
     }
 
     pub(crate) async fn connect(&self, hub: &TestHub) -> FakeSession {
-        self.connect_with(hub, self.hello()).await.unwrap()
+        self.connect_with(hub, Self::hello()).await.unwrap()
     }
 
-    pub(crate) async fn connect_holding(&self, hub: &TestHub, tasks: &[(TaskId, v1::TaskPhase)]) -> FakeSession {
+    pub(crate) async fn connect_holding(
+        &self,
+        hub: &TestHub,
+        tasks: &[(TaskId, v1::TaskPhase)],
+    ) -> FakeSession {
         let report = |(task, phase): &(TaskId, v1::TaskPhase)| TaskReport {
             task_id: task.to_bytes(),
             phase: (*phase).into(),
             log_offset: 0,
         };
-        let hello = Hello { tasks: tasks.iter().map(report).collect(), ..self.hello() };
+        let hello = Hello { tasks: tasks.iter().map(report).collect(), ..Self::hello() };
         self.connect_with(hub, hello).await.unwrap()
     }
 
@@ -152,14 +160,18 @@ impl FakeSession {
     }
 
     pub(crate) async fn progress(&self, task: TaskId, phase: v1::TaskPhase) {
-        let progress =
-            TaskProgress { task_id: task.to_bytes(), phase: phase.into(), detail: "working".into(), at_ms: 1 };
+        let progress = TaskProgress {
+            task_id: task.to_bytes(),
+            phase: phase.into(),
+            detail: "working".into(),
+            at_ms: 1,
+        };
         self.say(from_runner::Message::Progress(progress)).await;
     }
 
     /// Sends log bytes and returns what the hub acknowledges.
     pub(crate) async fn log(&mut self, task: TaskId, offset: u64, data: &[u8]) -> Result<u64, Status> {
-        let chunk = LogChunk { task_id: task.to_bytes(), offset, data: data.to_vec() };
+        let chunk = LogChunk { task_id: task.to_bytes(), offset, data: data.to_vec().into() };
         self.say(from_runner::Message::Log(chunk)).await;
         match self.next().await? {
             to_runner::Message::LogAck(ack) => Ok(ack.offset),

@@ -60,7 +60,8 @@ async fn an_api_key_works_as_bearer_and_as_basic_until_it_is_revoked() {
     assert_eq!(ann.with_token(&key.token).get("/api/v1/whoami").await.0, StatusCode::OK);
 
     let anonymous = hub.anonymous();
-    let basic = |name: &str| anonymous.request(Method::GET, "/api/v1/whoami").basic_auth(name, Some(&key.token));
+    let basic =
+        |name: &str| anonymous.request(Method::GET, "/api/v1/whoami").basic_auth(name, Some(&key.token));
     assert_eq!(anonymous.send(basic("ann")).await.0, StatusCode::OK);
     assert_eq!(anonymous.send(basic("admin")).await.0, StatusCode::UNAUTHORIZED);
 
@@ -81,7 +82,9 @@ async fn a_user_without_a_password_gets_one_and_names_are_checked() {
     let made: CreatedUser = hub.admin.post_as("/api/v1/users", &request).await;
     assert!(Client::log_in(&hub.anonymous().url, "eve", &made.password.unwrap()).await.is_ok());
     assert_eq!(hub.admin.post("/api/v1/users", &request).await.0, StatusCode::CONFLICT);
-    for (name, password) in [("Eve", "long enough"), ("", "long enough"), ("a/b", "long enough"), ("tim", "short")] {
+    for (name, password) in
+        [("Eve", "long enough"), ("", "long enough"), ("a/b", "long enough"), ("tim", "short")]
+    {
         let request = CreateUser { username: name.into(), password: Some(password.into()), admin: false };
         assert_eq!(hub.admin.post("/api/v1/users", &request).await.0, StatusCode::BAD_REQUEST, "{name}");
     }
@@ -96,7 +99,10 @@ async fn bad_requests_are_answered_in_json() {
         (hub.admin.request(Method::PATCH, "/api/v1/keys"), StatusCode::METHOD_NOT_ALLOWED),
         (hub.admin.request(Method::POST, "/api/v1/keys").body("x"), StatusCode::UNSUPPORTED_MEDIA_TYPE),
         (
-            hub.admin.request(Method::POST, "/api/v1/keys").header("content-type", "application/json").body("{"),
+            hub.admin
+                .request(Method::POST, "/api/v1/keys")
+                .header("content-type", "application/json")
+                .body("{"),
             StatusCode::BAD_REQUEST,
         ),
         (

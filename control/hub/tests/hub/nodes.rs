@@ -84,29 +84,32 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
 async fn a_session_needs_the_certificate_of_a_known_runner() {
     let hub = TestHub::start().await;
     let runner = FakeRunner::new(&hub, "box").await;
-    let as_other = |identity: Identity| FakeRunner { id: runner.id, name: "x".into(), identity };
+    let as_other = |identity: Identity| FakeRunner { id: runner.id, identity };
     let code = |result: Result<_, tonic::Status>| result.err().map(|status| status.code());
 
     let store = as_other(hub.state.issue(Role::Store, NodeId(Uuid::new_v4())).unwrap());
-    assert_eq!(code(store.connect_with(&hub, runner.hello()).await), Some(Code::PermissionDenied));
+    assert_eq!(code(store.connect_with(&hub, FakeRunner::hello()).await), Some(Code::PermissionDenied));
     let unknown = as_other(hub.state.issue(Role::Runner, NodeId(Uuid::new_v4())).unwrap());
-    assert_eq!(code(unknown.connect_with(&hub, runner.hello()).await), Some(Code::Unauthenticated));
+    assert_eq!(code(unknown.connect_with(&hub, FakeRunner::hello()).await), Some(Code::Unauthenticated));
     let copied_id = as_other(hub.state.issue(Role::Runner, runner.id.into()).unwrap());
-    assert_eq!(code(copied_id.connect_with(&hub, runner.hello()).await), Some(Code::Unauthenticated));
+    assert_eq!(code(copied_id.connect_with(&hub, FakeRunner::hello()).await), Some(Code::Unauthenticated));
 
     // Another CA's certificate does not come through the handshake.
     let foreign = Ca::create().unwrap().issue(Role::Runner, runner.id.into()).unwrap();
-    assert!(as_other(foreign).connect_with(&hub, runner.hello()).await.is_err());
+    assert!(as_other(foreign).connect_with(&hub, FakeRunner::hello()).await.is_err());
 
-    let older = Hello { protocol: PROTOCOL - 1, version: "0.0.1".into(), ..runner.hello() };
+    let older = Hello { protocol: PROTOCOL - 1, version: "0.0.1".into(), ..FakeRunner::hello() };
     let refused = runner.connect_with(&hub, older).await.err().unwrap();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("0.0.1") && refused.message().contains("upgrade the runner"), "{refused}");
+    assert!(
+        refused.message().contains("0.0.1") && refused.message().contains("upgrade the runner"),
+        "{refused}"
+    );
 
     let mut session = runner.connect(&hub).await;
     assert_eq!(hub.admin.delete("/api/v1/runners/box").await.0, StatusCode::NO_CONTENT);
     assert!(session.next().await.is_err(), "removing a runner ends its session");
-    assert_eq!(code(runner.connect_with(&hub, runner.hello()).await), Some(Code::Unauthenticated));
+    assert_eq!(code(runner.connect_with(&hub, FakeRunner::hello()).await), Some(Code::Unauthenticated));
     hub.stop().await;
 }
 
@@ -146,12 +149,9 @@ async fn a_runner_that_comes_back_is_told_what_it_missed() {
         said.push(session.next().await.unwrap());
     }
     assert!(said.iter().any(|m| matches!(m, to_runner::Message::Start(start) if start == &lost)), "{said:?}");
-    let ack = |m: &to_runner::Message| {
-        matches!(m, to_runner::Message::LogAck(ack) if ack.task_id == kept.task_id && ack.offset == 6)
-    };
+    let ack = |m: &to_runner::Message| matches!(m, to_runner::Message::LogAck(ack) if ack.task_id == kept.task_id && ack.offset == 6);
     assert!(said.iter().any(ack), "{said:?}");
-    let forget =
-        |m: &to_runner::Message| matches!(m, to_runner::Message::Forget(f) if f.task_id == stranger.to_bytes());
+    let forget = |m: &to_runner::Message| matches!(m, to_runner::Message::Forget(f) if f.task_id == stranger.to_bytes());
     assert!(said.iter().any(forget), "{said:?}");
     assert_eq!(session.log(task_id(&kept), 3, b"lo world").await.unwrap(), 11, "an overlap is stored once");
     let log = hub.admin.request(reqwest::Method::GET, &format!("/api/v1/tasks/{}/log", task_id(&kept)));
@@ -206,7 +206,7 @@ async fn a_runner_cannot_touch_another_runners_task() {
 
     let refused = session.ticket(task_id(&start), v1::Direction::Pull).await;
     assert!(refused.ticket.is_none() && refused.refusal.contains("not this runner's"), "{refused:?}");
-    let chunk = v1::LogChunk { task_id: start.task_id.clone(), offset: 0, data: b"forged".to_vec() };
+    let chunk = v1::LogChunk { task_id: start.task_id.clone(), offset: 0, data: b"forged".to_vec().into() };
     session.say(v1::from_runner::Message::Log(chunk)).await;
     assert!(matches!(session.next().await.unwrap(), to_runner::Message::Forget(_)));
     let forged = session.finish(succeeded(&start, Some(receipt(&hub.store, &start)))).await.unwrap();

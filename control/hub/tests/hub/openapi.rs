@@ -10,5 +10,8 @@ fn the_committed_document_is_current() {
         fs::write(&path, &generated).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap();
-    assert!(committed == generated, "openapi.json is stale: run this test with DS_REGENERATE=1 and commit it");
+    assert!(
+        committed == generated,
+        "openapi.json is stale: run this test with DS_REGENERATE=1 and commit it"
+    );
 }

@@ -7,6 +7,7 @@ use ds_domain::{
 };
 use ds_link::{Ca, Role};
 use ds_proto::v1::{self, to_runner};
+use ds_transfer::ticket::{Presentation, TicketVerifier};
 use reqwest::StatusCode;
 use serde_json::json;
 use tonic::Code;
@@ -29,6 +30,11 @@ async fn world() -> (TestHub, Project, FakeRunner, FakeSession) {
     let runner = FakeRunner::new(&hub, "box").await;
     let session = runner.connect(&hub).await;
     (hub, project, runner, session)
+}
+
+fn now_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_millis()).unwrap()
 }
 
 fn record(id: u128, json: &serde_json::Value) -> v1::Record {
@@ -92,7 +98,10 @@ async fn records_become_runs_and_what_is_wrong_in_them_a_warning() {
     let mut finished = succeeded(&start, Some(receipt(&hub.store, &start)));
     finished.records = vec![
         record(1, &json!({"parameters": {"C": "1"}, "summary": {"accuracy": "0.8"}, "output": ["a.pkl"]})),
-        record(2, &json!({"parameters": {"C": "10"}, "summary": {"accuracy": "0.95"}, "input": ["../etc/passwd"]})),
+        record(
+            2,
+            &json!({"parameters": {"C": "10"}, "summary": {"accuracy": "0.95"}, "input": ["../etc/passwd"]}),
+        ),
         v1::Record { run_id: RunId(Uuid::from_u128(3)).to_bytes(), json: b"{broken".to_vec() },
     ];
     finished.changes = vec![changed("a.pkl"), changed("undeclared")];
@@ -202,7 +211,8 @@ async fn a_task_without_a_snapshot_ends_without_a_commit() {
     finished.outcome = v1::Outcome::Error.into();
     finished.exit_code = None;
     finished.error = "the pool is full: make room".into();
-    assert!(!acked(session.finish(finished).await));
+    assert!(!acked(session.finish(finished.clone()).await));
+    assert!(!acked(session.finish(finished).await), "the same end gets the same answer");
     let ended = task(&hub, &start).await;
     assert_eq!((ended.outcome, ended.commit), (Some(Outcome::Error), None));
     assert!(ended.error.contains("make room") && ended.runs.is_empty());
@@ -221,14 +231,15 @@ async fn a_result_whose_log_is_not_stored_is_not_taken() {
 
 #[tokio::test]
 async fn tickets_say_what_the_task_may_move() {
-    let (hub, project, _, mut session) = world().await;
+    let (hub, project, runner, mut session) = world().await;
     let start = start(&hub, &mut session, &["true"]).await;
-    let verifier = ds_transfer::ticket::TicketVerifier::new(hub.state.ticket_public_key());
-    drop(verifier);
+    let verifier = TicketVerifier::new(hub.state.ticket_public_key());
     for (direction, snapshot) in [(v1::Direction::Pull, &start.base), (v1::Direction::Push, &start.result)] {
         let grant = session.ticket(task_id(&start), direction).await;
         assert_eq!(grant.request_id, 7);
-        let grant = ds_transfer::ticket::Grant::peek(&grant.ticket.unwrap()).unwrap();
+        let (peer, store) = (runner.id.into(), hub.store.peer().node);
+        let at = Presentation { peer, store, now_ms: now_ms(), remembered_since_ms: 0 };
+        let grant = verifier.verify(&grant.ticket.unwrap(), &at).unwrap();
         assert_eq!((grant.volume, grant.snapshot), (project.workspace, fake_runner::snapshot(snapshot)));
     }
     session.finish(succeeded(&start, None)).await.unwrap();

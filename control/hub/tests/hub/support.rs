@@ -80,8 +80,7 @@ impl TestHub {
 
     /// Makes a user and logs in as them.
     pub(crate) async fn user(&self, username: &str) -> Client {
-        let request =
-            CreateUser { username: username.into(), password: Some(PASSWORD.into()), admin: false };
+        let request = CreateUser { username: username.into(), password: Some(PASSWORD.into()), admin: false };
         let (status, _) = self.admin.post("/api/v1/users", &request).await;
         assert_eq!(status, StatusCode::CREATED);
         Client::log_in(&self.url, username, PASSWORD).await.unwrap()

@@ -51,7 +51,8 @@ async fn asking_twice_with_one_id_makes_one_task() {
     assert_eq!(hub.admin.post("/api/v1/projects/q/tasks", &body).await.0, StatusCode::CONFLICT);
     let tasks: Page<Task> = hub.admin.get_as("/api/v1/projects/p/tasks").await;
     assert_eq!(tasks.items.len(), 1);
-    let (status, answer) = hub.admin.post("/api/v1/projects/p/tasks", &json!({"spec": {"command": []}})).await;
+    let (status, answer) =
+        hub.admin.post("/api/v1/projects/p/tasks", &json!({"spec": {"command": []}})).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
     hub.stop().await;
 }
@@ -71,7 +72,8 @@ async fn cancelling_ends_what_waits_and_stops_what_runs() {
     assert_eq!(session.log(task_id(&start), 0, b"x").await.unwrap(), 1);
     let stopping = cancel(&hub, task_id(&start)).await;
     assert!(stopping.cancelling && stopping.state == State::Running);
-    let is_stop = |m: &to_runner::Message| matches!(m, to_runner::Message::Stop(s) if s.task_id == start.task_id);
+    let is_stop =
+        |m: &to_runner::Message| matches!(m, to_runner::Message::Stop(s) if s.task_id == start.task_id);
     assert!(is_stop(&session.next().await.unwrap()));
 
     // A runner that missed it is told again.
@@ -85,7 +87,11 @@ async fn cancelling_ends_what_waits_and_stops_what_runs() {
     let ended: Task = hub.admin.get_as(&format!("/api/v1/tasks/{}", task_id(&start))).await;
     assert_eq!(ended.outcome, Some(Outcome::Cancelled));
     assert!(ended.commit.is_some() && ended.runs.len() == 1, "what it did is kept");
-    assert_eq!(cancel(&hub, ended.id).await.outcome, Some(Outcome::Cancelled), "cancelling what is over is nothing");
+    assert_eq!(
+        cancel(&hub, ended.id).await.outcome,
+        Some(Outcome::Cancelled),
+        "cancelling what is over is nothing"
+    );
     hub.stop().await;
 }
 
@@ -107,6 +113,23 @@ async fn cancelling_a_task_of_a_silent_runner_ends_it_and_the_runner_forgets_it(
     assert_eq!(ended.outcome, Some(Outcome::Cancelled));
     let mut session = runner.connect_holding(&hub, &[(task_id(&start), v1::TaskPhase::Running)]).await;
     assert!(matches!(session.next().await.unwrap(), to_runner::Message::Forget(_)));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_that_a_silent_runner_never_took_goes_to_another() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let silent = FakeRunner::new(&hub, "silent").await;
+    let mut session = silent.connect(&hub).await;
+    queue(&hub, &project).await;
+    let start = session.started().await;
+    drop(session);
+    let hub = hub.restart().await;
+    hub.db.runner_seen(silent.id, 1).await.unwrap();
+    let other = FakeRunner::new(&hub, "other").await;
+    let mut session = other.connect(&hub).await;
+    assert_eq!(session.started().await.task_id, start.task_id);
     hub.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! With a real store on a pool in a file, made for the test and destroyed after it. Needs root and a running ZFS.
 
-use std::{io::Write, path::Path, process::Command};
+use std::{path::Path, process::Command};
 
 use ds_domain::{
     CommitId, SnapshotId,
@@ -120,7 +120,8 @@ async fn files_go_in_by_upload_and_are_read_back_at_every_commit() {
     assert_eq!(admin.get("/readyz").await.0, StatusCode::OK);
     let project = create_project(admin).await;
     let big = vec![7_u8; 3 << 20];
-    let first = uploaded(admin, "?path=data&message=first%20data", &[("a.csv", b"1,2\n"), ("big.bin", &big)]).await;
+    let first =
+        uploaded(admin, "?path=data&message=first%20data", &[("a.csv", b"1,2\n"), ("big.bin", &big)]).await;
     assert_eq!((first.message.as_str(), first.parent), ("first data", Some(project.head)));
     let second = uploaded(admin, "?path=data", &[("a.csv", b"3,4\n")]).await;
     assert_eq!(second.message, "upload of 1 file");
@@ -153,9 +154,7 @@ async fn what_is_no_tar_changes_nothing() {
     let world = World::new().await;
     let admin = &world.hub.admin;
     let project = create_project(admin).await;
-    let mut noise = Vec::new();
-    noise.write_all(&[0x5a; 4096]).unwrap();
-    let (status, body) = upload(admin, "", noise).await;
+    let (status, body) = upload(admin, "", vec![0x5a; 4096]).await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
     let (status, _) = upload(admin, "?path=../x", tar_of(&[])).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -199,6 +198,7 @@ async fn without_the_store_files_are_unavailable_and_the_rest_works() {
     assert_eq!(shown.id, project.id);
 
     let (stop, store) = start_store(&hub, &pool).await;
+    while hub.admin.get("/readyz").await.0 != StatusCode::OK {}
     uploaded(&hub.admin, "", &[("a", b"1")]).await;
     stop.cancel();
     store.await.unwrap();
@@ -210,19 +210,21 @@ async fn an_upload_onto_a_head_that_moved_is_a_conflict() {
     let world = World::new().await;
     let admin = world.hub.admin.clone();
     let project = create_project(&admin).await;
-    // The body stops in the middle until the head has moved.
-    let tar = tar_of(&[("slow.bin", &vec![1; 1 << 20])]);
+    // All but the last piece is on its way, far more than the sockets between us hold: the hub is at work on
+    // the old head.
+    let tar = tar_of(&[("slow.bin", &vec![1; 32 << 20])]);
+    let mut pieces: Vec<Vec<u8>> = tar.chunks(1 << 20).map(<[u8]>::to_vec).collect();
+    let last = pieces.pop().unwrap();
     let (sender, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Vec<u8>>>(1);
     let body = reqwest::Body::wrap_stream(tokio_stream::wrappers::ReceiverStream::new(receiver));
     let request = admin.request(Method::POST, "/api/v1/projects/p/upload").body(body);
     let client = admin.clone();
     let slow = tokio::spawn(async move { client.send(request).await });
-    let (first_half, second_half) = tar.split_at(tar.len() / 2);
-    sender.send(Ok(first_half.to_vec())).await.unwrap();
-    // The channel has room again once the first half is on its way, so the hub has begun by the time of the next upload.
-    sender.reserve().await.unwrap();
+    for piece in pieces {
+        sender.send(Ok(piece)).await.unwrap();
+    }
     let moved = move_head(&world.hub, &project).await;
-    sender.send(Ok(second_half.to_vec())).await.unwrap();
+    sender.send(Ok(last)).await.unwrap();
     drop(sender);
     let (status, body) = slow.await.unwrap();
     assert_eq!(status, StatusCode::CONFLICT, "{body}");
@@ -232,7 +234,7 @@ async fn an_upload_onto_a_head_that_moved_is_a_conflict() {
     world.stop().await;
 }
 
-/// Moves the head once the slow upload works on the old one, which is when the store has its working clone.
+/// Moves the head past the store.
 async fn move_head(hub: &TestHub, project: &Project) -> CommitId {
     let head = hub.db.head(project.workspace).await.unwrap();
     let new = ds_db::NewCommit {

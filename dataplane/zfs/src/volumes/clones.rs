@@ -35,7 +35,8 @@ impl Volumes {
         snapshot: SnapshotId,
     ) -> Result<SnapshotGuid> {
         let clone = self.name(Place::Task(task, volume));
-        match zfs(&["snapshot", "-r", &snapshot_name(&self.inner.layout.task(task), snapshot)]).await {
+        let name = snapshot_name(&self.inner.layout.task(task), snapshot);
+        match self.zfs_with_reserve(&["snapshot", "-r", &name]).await {
             Ok(_) | Err(Error::Exists(_)) => self.guid(&clone, snapshot).await,
             Err(error) => Err(error),
         }
@@ -63,7 +64,7 @@ impl Volumes {
         }
         destroy_tree(&folder).await?;
         remove_folder(&self.mountpoint_of(&folder)).await;
-        Ok(())
+        self.restore_reserve().await
     }
 
     /// The tasks that have clones here.
