@@ -26,12 +26,6 @@ pub(crate) async fn secret(question: &str) -> Result<String> {
     answer
 }
 
-/// Asks to go on with something that cannot be undone. Without a terminal the answer is an error that names `--yes`.
-pub(crate) async fn confirm(question: &str) -> Result<bool> {
-    let answer = ask(&format!("{question} [y/N] "), "give --yes").await?;
-    Ok(matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes"))
-}
-
 /// Reads a password that another program wrote to stdin: its first line.
 pub(crate) fn secret_from_stdin() -> Result<String> {
     let mut line = String::new();

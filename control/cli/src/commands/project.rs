@@ -1,6 +1,6 @@
 //! `ds project`.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 use ds_domain::api::{Access, CreateProject, Member, Page, Project};
 
@@ -8,7 +8,6 @@ use crate::{
     args::ProjectChoice,
     context::Context,
     output::{Table, text},
-    prompt,
 };
 
 #[derive(Debug, Subcommand)]
@@ -21,15 +20,6 @@ pub(crate) enum ProjectCommand {
     /// Show a project.
     #[command(after_help = "Example:\n  ds project show digits")]
     Show(ProjectChoice),
-    /// Delete a project with its workspace, commits and runs. This cannot be undone.
-    #[command(after_help = "Example:\n  ds project rm digits")]
-    Rm {
-        /// Project, by name or id.
-        project: String,
-        /// Do not ask.
-        #[arg(short = 'y', long)]
-        yes: bool,
-    },
     /// Who may do what in a project.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -93,7 +83,6 @@ pub(crate) async fn run(context: &Context, command: ProjectCommand) -> Result<()
         ProjectCommand::Create(args) => create(context, args).await,
         ProjectCommand::Ls => list(context).await,
         ProjectCommand::Show(choice) => show(context, &choice).await,
-        ProjectCommand::Rm { project, yes } => remove(context, &project, yes).await,
         ProjectCommand::Member(command) => member(context, command).await,
     }
 }
@@ -147,19 +136,6 @@ async fn show(context: &Context, choice: &ProjectChoice) -> Result<()> {
         ("your access", project.access.as_str().into()),
         ("created", text::moment(project.created_ms)),
     ])
-}
-
-async fn remove(context: &Context, name: &str, yes: bool) -> Result<()> {
-    let project: Project = context.client.get(&["projects", name]).json().await?;
-    let runs = text::count(project.runs, "run");
-    let question =
-        format!("Delete the project {} with {runs}, its workspace and all its commits?", project.name);
-    if !yes && !prompt::confirm(&question).await? {
-        bail!("nothing was deleted");
-    }
-    context.client.delete(&["projects", &project.id.to_string()]).done().await?;
-    context.out.note(format_args!("deleted the project {}", project.name));
-    Ok(())
 }
 
 async fn member(context: &Context, command: MemberCommand) -> Result<()> {
