@@ -22,7 +22,7 @@ pub(crate) async fn measure(scale: Scale) -> Result<Report> {
         Scale::Full => (100, 2_000, 7),
         Scale::Quick => (20, 200, 3),
     };
-    let system = System::start_with(16_384, &[])?;
+    let system = System::start_of_size(16_384)?;
     let runner = system.runner_with("bench", &["--slots", "1"], &[])?;
     let api = Api::of(&system)?;
     for (project, megabytes) in [("small", small), ("large", large)] {

@@ -34,6 +34,11 @@ impl FilePool {
         self.folder.path().to_owned()
     }
 
+    /// The name of the pool.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// All datasets and snapshots below `child`, by full name.
     pub fn list(&self, child: &str) -> Result<Vec<String>> {
         let dataset = self.dataset(child);

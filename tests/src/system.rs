@@ -20,12 +20,21 @@ use crate::{
 #[derive(Debug)]
 pub struct System {
     // Fields drop in this order: processes before the pool they use.
-    /// The hub, with the store in the same process.
+    /// The hub, with the store in the same process unless that runs apart.
     pub hub: Daemon,
+    /// The store, where it is a process of its own.
+    pub store: Option<Daemon>,
     /// The pool of the store.
     pub pool: FilePool,
     url: String,
     folder: TempDir,
+}
+
+/// Whether hub and store share a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parts {
+    Together,
+    Apart,
 }
 
 /// What a command of the person at the command line gave.
@@ -56,32 +65,42 @@ impl Answer {
 impl System {
     /// Starts a hub with a store on a fresh pool and logs in.
     pub fn start() -> Result<Self> {
-        Self::start_with(4096, &[])
+        Self::launch(4096, Parts::Together)
     }
 
-    /// The same with a pool of `mebibytes` and more arguments for `ds hub`.
-    pub fn start_with(mebibytes: u64, more: &[&str]) -> Result<Self> {
+    /// The same with a store's pool of `mebibytes`.
+    pub fn start_of_size(mebibytes: u64) -> Result<Self> {
+        Self::launch(mebibytes, Parts::Together)
+    }
+
+    /// The same with the store as a process of its own.
+    pub fn start_apart() -> Result<Self> {
+        Self::launch(4096, Parts::Apart)
+    }
+
+    fn launch(mebibytes: u64, parts: Parts) -> Result<Self> {
         let pool = FilePool::create(mebibytes)?;
         let folder = tempfile::tempdir()?;
-        let (http, nodes, store) = (free_tcp_port()?, free_tcp_port()?, free_udp_port()?);
-        let state = folder.path().join("hub");
-        let mut arguments = strings(&[
-            "hub",
-            "--http",
-            &format!("127.0.0.1:{http}"),
-            "--nodes",
-            &format!("127.0.0.1:{nodes}"),
-            "--store-listen",
-            &format!("127.0.0.1:{store}"),
-            "--state-dir",
-            &state.to_string_lossy(),
-            "--dataset",
-            &pool.dataset("store"),
-        ]);
-        arguments.extend(strings(more));
+        let (http, nodes) = (local(free_tcp_port()?), local(free_tcp_port()?));
+        let store_address = local(free_udp_port()?);
+        let state = folder.path().join("state").to_string_lossy().into_owned();
+        let dataset = pool.dataset("store");
+        let mut arguments = strings(&["hub", "--http", &http, "--nodes", &nodes, "--state-dir", &state]);
+        arguments.extend(match parts {
+            Parts::Together => strings(&["--store-listen", &store_address, "--dataset", &dataset]),
+            Parts::Apart => strings(&["--no-store", "--store", &store_address]),
+        });
         let hub = Daemon::start(program(), arguments, vec![], folder.path().join("hub.log"))?;
-        let system = Self { hub, pool, url: format!("http://127.0.0.1:{http}"), folder };
-        system.log_in(&state)?;
+        let mut system = Self { hub, store: None, pool, url: format!("http://{http}"), folder };
+        if parts == Parts::Apart {
+            let key = Path::new(&state).join("store/ticket-key.pub");
+            eventually(|| Ok(key.exists().then_some(()))).context("the hub made no keys for its store")?;
+            let arguments =
+                strings(&["store", "--dataset", &dataset, "--listen", &store_address, "--state-dir", &state]);
+            let log = system.folder.path().join("store.log");
+            system.store = Some(Daemon::start(program(), arguments, vec![], log)?);
+        }
+        system.log_in(Path::new(&state))?;
         Ok(system)
     }
 
@@ -162,44 +181,43 @@ impl System {
 
     /// The same with a pool of `mebibytes`.
     pub fn runner_of_size(&self, name: &str, mebibytes: u64) -> Result<TestRunner> {
-        self.start_runner(name, FilePool::create(mebibytes)?, &[], &[])
+        self.start_runner(name, &self.token(name)?, FilePool::create(mebibytes)?, &[], &[])
     }
 
     /// The same with more arguments for `ds runner run`, and environment variables.
     pub fn runner_with(&self, name: &str, more: &[&str], environment: &[(&str, &str)]) -> Result<TestRunner> {
-        self.start_runner(name, FilePool::create(8192)?, more, environment)
+        self.start_runner(name, &self.token(name)?, FilePool::create(8192)?, more, environment)
+    }
+
+    /// The same with the token of `ds runner create`.
+    pub fn runner_by_token(&self, name: &str, token: &str) -> Result<TestRunner> {
+        self.start_runner(name, token, FilePool::create(8192)?, &[], &[])
+    }
+
+    /// Makes a runner known to the hub and gives its registration token.
+    pub fn token(&self, name: &str) -> Result<String> {
+        let created = self.json(&["runner", "create", name])?;
+        Ok(created["token"].as_str().context("no token")?.to_owned())
     }
 
     fn start_runner(
         &self,
         name: &str,
+        token: &str,
         pool: FilePool,
         more: &[&str],
         environment: &[(&str, &str)],
     ) -> Result<TestRunner> {
-        let created = self.json(&["runner", "create", name])?;
-        let token = created["token"].as_str().context("no token")?;
-        let id = created["runner"]["id"].as_str().context("no id")?.to_owned();
-        let state = self.folder.path().join(format!("runner-{name}"));
-        let mut arguments = strings(&[
-            "runner",
-            "run",
-            "--token",
-            token,
-            "--state-dir",
-            &state.to_string_lossy(),
-            "--dataset",
-            &pool.dataset("runner"),
-        ]);
+        let state = self.folder.path().join(format!("runner-{name}")).to_string_lossy().into_owned();
+        let dataset = pool.dataset("runner");
+        let mut arguments = strings(&["runner", "run", "--state-dir", &state, "--dataset", &dataset]);
         arguments.extend(strings(more));
-        let environment =
-            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
-        let daemon = Daemon::start(
-            program(),
-            arguments,
-            environment,
-            self.folder.path().join(format!("runner-{name}.log")),
-        )?;
+        let mut environment: Vec<_> =
+            environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        environment.push(("DS_RUNNER_TOKEN".to_owned(), token.to_owned()));
+        let log = self.folder.path().join(format!("runner-{name}.log"));
+        let daemon = Daemon::start(program(), arguments, environment, log)?;
+        let id = self.json(&["runner", "show", name])?["id"].as_str().context("no id")?.to_owned();
         let runner = TestRunner { daemon, pool, id };
         self.online(name)?;
         Ok(runner)
@@ -341,6 +359,10 @@ fn strings(parts: &[&str]) -> Vec<String> {
 /// A TCP port on which nobody listens.
 pub fn free_tcp_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn local(port: u16) -> String {
+    format!("127.0.0.1:{port}")
 }
 
 fn free_udp_port() -> Result<u16> {

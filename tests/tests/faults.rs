@@ -227,8 +227,7 @@ fn a_runners_clock_an_hour_off_changes_nothing() -> Result<()> {
 #[test]
 fn a_used_or_foreign_registration_token_is_refused() -> Result<()> {
     let system = System::start()?;
-    let created = system.json(&["runner", "create", "alpha"])?;
-    let token = created["token"].as_str().context("token")?.to_owned();
+    let token = system.token("alpha")?;
     let pool = ds_tests::FilePool::create(256)?;
     let attempt = |name: &str, token: &str| -> Result<(i32, String)> {
         let output = system
@@ -244,6 +243,14 @@ fn a_used_or_foreign_registration_token_is_refused() -> Result<()> {
             ])
             .output()?;
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned()))
+    };
+    let _registered = {
+        let token = system.token("beta")?;
+        let first = system.runner_by_token("beta", &token)?;
+        let (code, error) = attempt("again", &token)?;
+        assert_eq!(code, 1);
+        assert!(error.contains("token") && error.contains("used"), "a token works once: {error}");
+        first
     };
     let (code, error) = attempt("broken", "dsr1.nonsense")?;
     assert_ne!(code, 0);

@@ -30,7 +30,7 @@ fn a_full_pool_on_the_runner_fails_the_command_and_nothing_else() -> Result<()> 
 
 #[test]
 fn a_full_store_is_named_and_the_task_can_still_be_cancelled() -> Result<()> {
-    let system = System::start_with(128, &[])?;
+    let system = System::start_of_size(128)?;
     let runner = system.runner("large")?;
     system.ds(&["project", "create", "demo"])?.ok()?;
     let task = system.start_task("demo", &["sh", "-c", "head -c 300000000 /dev/urandom > big"])?;
