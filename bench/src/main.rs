@@ -1,7 +1,7 @@
 //! Every speed claim of the project, measured on the machine at hand.
 //!
-//! One subcommand a claim; each prints a table and, with `--json FILE`, the same as JSON ([`report::Report`]). Build `ds` in
-//! release first: the real program is measured, over its real interfaces. Start reading at `report.rs`, then a benchmark.
+//! One subcommand a claim; each prints a table and, with `--json FILE`, the same as JSON ([`report::Report`]). The real program
+//! is measured, over its real interfaces, so `ds` is built first. Start reading at `report.rs`, then a benchmark.
 
 mod api;
 mod commit;
@@ -10,7 +10,7 @@ mod report;
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 
 /// Measures Dotstream.
@@ -45,6 +45,7 @@ enum Scale {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
+    build_program()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let report = match arguments.bench {
         Bench::Control => runtime.block_on(control::measure(scale))?,
@@ -54,5 +55,19 @@ fn main() -> Result<()> {
     if let Some(file) = arguments.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
+    Ok(())
+}
+
+/// Builds `ds` beside this program, from the same source and with the same profile.
+fn build_program() -> Result<()> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("this program lies in TARGET/release")?;
+    let status = std::process::Command::new(env!("CARGO"))
+        .args(["build", "--release", "--locked", "--quiet", "-p", "ds-cli", "--target-dir"])
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("cargo could not be started")?;
+    ensure!(status.success(), "`ds` could not be built");
     Ok(())
 }

@@ -30,6 +30,7 @@ fn every_verb_has_an_example_and_every_flag_a_help() {
     for (path, mut command) in verbs() {
         let help = command.render_long_help().to_string();
         assert!(help.contains("Example"), "{path} has no example");
+        assert!(!help.contains('\\'), "{path} shows an escape of its source: {help}");
         assert!(command.get_about().is_some(), "{path} does not say what it does");
         for argument in command.get_arguments().filter(|a| !a.is_hide_set()) {
             assert!(argument.get_help().is_some(), "{path}: {} has no help", argument.get_id());

@@ -21,8 +21,8 @@ use crate::{args::Globals, output::Output};
   ds hub --dataset tank/store --http 0.0.0.0:7600 --advertise hub.example.org:7601
   ds hub --no-store --store 10.0.0.5:7602 --database postgres://hub@db/hub
 
-The first start makes a user `admin` with a random password in DIR/hub/admin-password. DS_LOG sets what is logged, such as \\
-`info,ds_hub=debug`. With --json, a line on stdout says where the hub listens.")]
+The first start makes a user `admin` with a random password in DIR/hub/admin-password. DS_LOG sets what is logged,
+such as `info,ds_hub=debug`. With --json, a line on stdout says where the hub listens.")]
 pub(crate) struct HubArgs {
     /// The ZFS dataset that is all its store's, such as `tank/store`; made if it is missing. Its pool must be there.
     #[arg(long, value_name = "POOL/NAME", required_unless_present = "no_store")]

@@ -13,7 +13,7 @@ use crate::args::values;
   DS_RUNNER_TOKEN=dsr1... ds runner run --dataset tank/runner
   ds runner run --dataset tank/runner --slots 4 --label gpu=a100
 
-The token of `ds runner create` is needed the first time only. The runner dials out to its hub and needs no open port. \\
+The token of `ds runner create` is needed the first time only. The runner dials out to its hub and needs no open port.
 It needs root, Docker and ZFS. Stopping it stops no task: start it again, and it goes on with them.")]
 pub(crate) struct RunnerArgs {
     /// The ZFS dataset that is all this runner's, such as `tank/runner`; made if it is missing. Its pool must be there.

@@ -1,7 +1,8 @@
 //! `ds store`, and the store within `ds hub`.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -74,7 +75,7 @@ impl Keys {
         };
         let ticket_public_key = hub.ticket_public_key();
         let path = folder.join(TICKET_KEY);
-        fs::write(&path, ticket_public_key).with_context(|| format!("cannot write {}", path.display()))?;
+        replace(&path, &ticket_public_key).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Self { identity, ticket_public_key })
     }
 
@@ -109,6 +110,15 @@ impl Keys {
         let Self { identity, ticket_public_key } = self;
         StoreConfig { listen, root, state_dir, identity, ticket_public_key }
     }
+}
+
+/// Replaces a file as a whole, so that a store that starts beside its hub never reads half of it.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(content)?;
+    file.as_file().sync_all()?;
+    file.persist(path).map(drop).map_err(|error| error.error)
 }
 
 /// A store on threads of its own, so that bytes under way and the hub's requests do not wait for each other.

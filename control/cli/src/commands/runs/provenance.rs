@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use ds_domain::api::{Provenance, ProvenanceNode};
+use ds_domain::api::{Provenance, ProvenanceEdge, ProvenanceNode};
 
 use crate::output::text;
 
-/// The tree of a run, what it read, who wrote that, and so on; then the conflicts. A part that was shown already is named
+/// The tree of a run, what it read, who wrote that, and so on; then what it wrote itself, and the conflicts. A part that was shown already is named
 /// and not shown again, so that every part is there once and a circle ends.
 pub(super) fn tree(provenance: &Provenance) -> String {
     let mut out = String::new();
@@ -34,6 +34,10 @@ pub(super) fn tree(provenance: &Provenance) -> String {
             open.extend(below(&branch, &children[branch.node]));
         }
     }
+    for output in written(provenance) {
+        writeln!(out, "wrote {}", text::plain(&label(output, "")))
+            .expect("a String takes all that is written");
+    }
     for conflict in &provenance.conflicts {
         writeln!(out, "! {}", text::plain(conflict)).expect("a String takes all that is written");
     }
@@ -42,6 +46,12 @@ pub(super) fn tree(provenance: &Provenance) -> String {
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// The versions of files that the asked run wrote.
+fn written(provenance: &Provenance) -> impl Iterator<Item = &ProvenanceNode> {
+    let by_asked = |edge: &&ProvenanceEdge| edge.to == 0 && edge.relation == "written_by";
+    provenance.edges.iter().filter(by_asked).filter_map(|edge| provenance.nodes.get(edge.from))
 }
 
 /// A line still to be written.
@@ -88,7 +98,7 @@ fn label(node: &ProvenanceNode, relation: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ds_domain::{CommitId, RunId, VolumeId, api::ProvenanceEdge};
+    use ds_domain::{CommitId, RunId, VolumeId};
     use uuid::Uuid;
 
     use super::*;
@@ -120,9 +130,11 @@ mod tests {
             file("train.csv", Some(2)),
             run(2, "python prepare.py"),
             file("raw.csv", None),
+            file("model.pkl", Some(1)),
             run(3, ""),
         ];
-        let edges = vec![edge(0, 1), edge(0, 3), edge(1, 2), edge(2, 3), edge(2, 1)];
+        let mut edges = vec![edge(0, 1), edge(0, 3), edge(1, 2), edge(2, 3), edge(2, 1)];
+        edges.push(ProvenanceEdge { from: 4, to: 0, relation: "written_by".into() });
         let expected = "\
 run 00000001 in digits @ 00000010  python train.py
 ├─ read train.csv @ 00000002
@@ -130,6 +142,7 @@ run 00000001 in digits @ 00000010  python train.py
 │     ├─ read raw.csv (in no commit)
 │     └─ read train.csv @ 00000002 (see above)
 └─ read raw.csv (in no commit)
+wrote model.pkl @ 00000001
 ! model.pkl is a declared output, but it did not change";
         assert_eq!(tree(&provenance(nodes, edges)), expected);
     }
