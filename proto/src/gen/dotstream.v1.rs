@@ -194,7 +194,7 @@ pub struct Abort {
 /// Only a link whose certificate has the hub's role may send these.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreRequest {
-    #[prost(oneof = "store_request::Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "store_request::Request", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub request: ::core::option::Option<store_request::Request>,
 }
 /// Nested message and enum types in `StoreRequest`.
@@ -222,12 +222,17 @@ pub mod store_request {
         DropVolume(super::DropVolume),
         #[prost(message, tag = "9")]
         ListSnapshots(super::ListSnapshots),
+        #[prost(message, tag = "10")]
+        ListVolumes(super::ListVolumes),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// The hub's clock, by which tickets are judged, and the nodes that it knows: links of others are refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoreHello {
     #[prost(int64, tag = "1")]
     pub now_ms: i64,
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateVolume {
@@ -236,6 +241,7 @@ pub struct CreateVolume {
     #[prost(bytes = "vec", tag = "2")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
 }
+/// At most `limit` entries (0 = the store's own limit of 10,000), in order of path, that come after the path `after`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListFiles {
     #[prost(bytes = "vec", tag = "1")]
@@ -246,6 +252,10 @@ pub struct ListFiles {
     pub path: ::prost::alloc::string::String,
     #[prost(bool, tag = "4")]
     pub recursive: bool,
+    #[prost(string, tag = "5")]
+    pub after: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "6")]
+    pub limit: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadFile {
@@ -298,6 +308,8 @@ pub struct ListSnapshots {
     #[prost(bytes = "vec", tag = "1")]
     pub volume: ::prost::alloc::vec::Vec<u8>,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListVolumes {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StoreReply {
     #[prost(oneof = "store_reply::Reply", tags = "1, 2")]
@@ -323,8 +335,11 @@ pub struct StoreOk {
     pub guid: u64,
     #[prost(message, repeated, tag = "3")]
     pub snapshots: ::prost::alloc::vec::Vec<StoredSnapshot>,
+    /// may be spread over several StoreReply
     #[prost(message, repeated, tag = "4")]
     pub imported: ::prost::alloc::vec::Vec<ImportedFile>,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub volumes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StoredSnapshot {
@@ -854,6 +869,9 @@ pub struct TicketGrant {
     pub ticket: ::core::option::Option<SignedTicket>,
     #[prost(string, tag = "3")]
     pub refusal: ::prost::alloc::string::String,
+    /// where the ticket is good, as of now: a store may have moved since the task started
+    #[prost(message, optional, tag = "4")]
+    pub store: ::core::option::Option<StoreAddress>,
 }
 /// The result is recorded: the runner may let go of the task.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
