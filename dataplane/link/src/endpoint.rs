@@ -124,6 +124,19 @@ impl Arriving {
         self.0.remote_address()
     }
 
+    /// Whether it has shown that it can be reached at its address, and has not made that up.
+    pub fn is_validated(&self) -> bool {
+        self.0.remote_address_validated()
+    }
+
+    /// Has it show that it can be reached at its address, which costs a round trip and keeps nothing here: it knocks again,
+    /// and then is validated. One that is validated already is turned away.
+    pub fn validate(self) {
+        if let Err(validated) = self.0.retry() {
+            validated.into_incoming().refuse();
+        }
+    }
+
     /// Turns it away.
     pub fn refuse(self) {
         self.0.refuse();

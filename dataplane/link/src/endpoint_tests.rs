@@ -141,3 +141,22 @@ async fn a_closed_endpoint_accepts_nobody() {
     assert!(runner.open(&StreamOpen::default()).await.unwrap_err().is_retryable());
     assert!(store.is_closed());
 }
+
+#[tokio::test]
+async fn a_node_that_has_to_show_its_address_is_linked_all_the_same() {
+    let ca = Ca::create().unwrap();
+    let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
+    let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap();
+    let address = store.local_addr().unwrap();
+    let accepting = async {
+        let unknown = store.accept().await.unwrap();
+        assert!(!unknown.is_validated());
+        unknown.validate();
+        let known = store.accept().await.unwrap();
+        assert!(known.is_validated());
+        known.link().await
+    };
+    let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accepting);
+    here.unwrap();
+    there.unwrap();
+}

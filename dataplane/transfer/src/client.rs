@@ -6,7 +6,7 @@ use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_link::{Control, Link, Peer, Role};
 use ds_proto::v1::{
-    Receipt, SignedReceipt, SignedTicket, StreamOpen, TransferAccept, TransferOpen, TransferReply,
+    Direction, Receipt, SignedReceipt, SignedTicket, StreamOpen, TransferAccept, TransferOpen, TransferReply,
     stream_open::Kind, transfer_control::Message as Said, transfer_reply::Reply,
 };
 use ds_wire::TransferId;
@@ -49,6 +49,7 @@ pub async fn pull(
     progress: &(dyn Fn(Progress) + Send + Sync),
     cancel: &CancellationToken,
 ) -> Result<Receipt> {
+    Grant::peek_for(&ticket, Direction::Pull, volume, snapshot)?;
     let ours = volumes.snapshots(volume).await?;
     if let Some(found) = ours.iter().find(|s| s.id == snapshot) {
         return Ok(receipt(link.peer().node, new_transfer(), (volume, snapshot), found.guid));
@@ -85,8 +86,8 @@ async fn fetch(
     let plan = accept.plan.ok_or_else(|| Error::protocol(peer, "it sends without a plan"))?;
     exchange.estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
     let plan = plans::from_proto(peer, (volume, snapshot), &plan)?;
-    let receiving = volumes.receive(&plan).await?;
-    let received = receiving::receive(exchange, chunks, receiving).await?;
+    let intake = volumes.receive(&plan).await?;
+    let received = receiving::receive(exchange, chunks, intake).await?;
     let mut receipt = receipt(peer.node, exchange.transfer, (volume, snapshot), received.guid);
     receipt.stream_bytes = received.fin.bytes;
     receipt.digest = received.fin.digest.0.to_vec();
@@ -108,7 +109,7 @@ pub async fn push(
     progress: &(dyn Fn(Progress) + Send + Sync),
     cancel: &CancellationToken,
 ) -> Result<SignedReceipt> {
-    let base = Grant::peek(&ticket)?.base;
+    let base = Grant::peek_for(&ticket, Direction::Push, volume, snapshot)?.base;
     let ours = volumes.snapshots(volume).await?;
     let target = ours.iter().find(|s| s.id == snapshot).ok_or(Error::NoSnapshot(snapshot))?;
     let plan = plan_push(base, target, &ours)?;

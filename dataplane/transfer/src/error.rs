@@ -1,5 +1,6 @@
-use std::io;
+use std::{io, sync::Arc};
 
+use ds_domain::ids::NodeId;
 use ds_link::Peer;
 use ds_proto::v1::{Abort, AbortCode};
 
@@ -9,7 +10,7 @@ use crate::ticket::TicketError;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The ticket was not accepted.
-    #[error("the store refuses the transfer")]
+    #[error("the ticket does not allow the transfer")]
     Ticket(#[from] TicketError),
     /// The link failed.
     #[error("the link between the nodes failed")]
@@ -64,6 +65,17 @@ pub enum Error {
     /// Nothing moved for a long time.
     #[error("nothing moved for {0} minutes")]
     Stalled(u64),
+    /// A request of the hub was not answered in time.
+    #[error("store {store} has not answered for {seconds} s")]
+    Unanswered {
+        /// Which one.
+        store: NodeId,
+        /// How long it had.
+        seconds: u64,
+    },
+    /// A link that several requests wait for could not be made.
+    #[error(transparent)]
+    NotLinked(Arc<Error>),
     /// Our own side ended it.
     #[error("the transfer was cancelled")]
     Cancelled,
@@ -118,7 +130,8 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Ticket(_) => ErrorKind::Ticket,
-            Self::Link(_) | Self::Stalled(_) => ErrorKind::Link,
+            Self::Link(_) | Self::Stalled(_) | Self::Unanswered { .. } => ErrorKind::Link,
+            Self::NotLinked(e) => e.kind(),
             Self::Volumes(e) => of_volumes(e),
             Self::Wire(_) | Self::Protocol { .. } => ErrorKind::Corrupt,
             Self::Pipe(_) | Self::File { .. } => ErrorKind::Failed,
@@ -148,6 +161,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Link(e) => e.is_retryable(),
+            Self::NotLinked(e) => e.is_retryable(),
             Self::Volumes(e) => {
                 e.is_retryable()
                     || matches!(of_volumes(e), ErrorKind::Busy | ErrorKind::NoBase | ErrorKind::Corrupt)
@@ -215,9 +229,9 @@ fn of_volumes(error: &ds_zfs::Error) -> ErrorKind {
     match error {
         Zfs::NoSpace(_) => ErrorKind::Full,
         // Another transfer was faster: the next attempt finds it here.
-        Zfs::Busy(_) | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
+        Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
         Zfs::WrongBase(_) => ErrorKind::NoBase,
-        Zfs::DamagedStream(_) | Zfs::WrongGuid { .. } => ErrorKind::Corrupt,
+        Zfs::DamagedStream(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => ErrorKind::Corrupt,
         Zfs::SnapshotMissing { .. } | Zfs::NotFound(_) => ErrorKind::NoSnapshot,
         _ => ErrorKind::Failed,
     }

@@ -1,4 +1,5 @@
-//! The receiving end: chunk streams → [`ds_wire::Receiver`] → blockio → `zfs receive`.
+//! The receiving end: chunk streams → [`ds_wire::Receiver`] → blockio → `zfs receive`, which starts only when the stream's
+//! beginning was looked at.
 
 use std::{collections::HashSet, future::pending};
 
@@ -7,7 +8,7 @@ use ds_blockio::BlockWriter;
 use ds_link::{ChunkReader, Chunks, Peer};
 use ds_proto::v1::transfer_control::Message;
 use ds_wire::{Admission, Chunk, ChunkHeader, Fin, HEADER_BYTES, Receiver};
-use ds_zfs::SnapshotGuid;
+use ds_zfs::{BEGIN_BYTES, SnapshotGuid};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
 
@@ -25,16 +26,18 @@ pub(crate) struct Received {
     pub(crate) guid: SnapshotGuid,
 }
 
-/// Receives a stream into `sink` and acknowledges what is written. On an error nothing of it remains on the pool;
+/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool;
 /// telling the other end is up to the caller.
 pub(crate) async fn receive(
     exchange: &mut Exchange<'_>,
     chunks: Chunks,
-    sink: ds_zfs::Receiving,
+    intake: ds_zfs::Intake,
 ) -> Result<Received> {
-    let ds_zfs::Receiving { stdin, process } = sink;
+    let mut stream = Stream::new(exchange, chunks)?;
+    let beginning = stream.beginning(exchange).await?;
+    let ds_zfs::Receiving { stdin, process } = intake.begin(&beginning)?;
     let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
-        Ok(writer) => stream(exchange, chunks, writer).await,
+        Ok(writer) => stream.write_to(exchange, writer, beginning).await,
         Err(error) => Err(Error::Pipe(error)),
     };
     match streamed {
@@ -52,42 +55,30 @@ pub(crate) async fn receive(
     }
 }
 
-async fn stream(exchange: &mut Exchange<'_>, chunks: Chunks, writer: BlockWriter) -> Result<Fin> {
-    let mut receiving = Receiving {
-        receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
-        chunks,
-        under_way: HashSet::new(),
-        reading: FuturesUnordered::new(),
-        written: writer.written(),
-        writer,
-        piece: None,
-        fin: None,
-        moved: Instant::now(),
-    };
-    while let Some(event) = receiving.next(exchange).await? {
-        receiving.handle(exchange, event).await?;
-    }
-    let Receiving { mut receiver, writer, fin, .. } = receiving;
-    let total = writer.finish().await.map_err(Error::Pipe)?;
-    if let Some(ack) = receiver.written(total) {
-        exchange.tell(ack_to_proto(ack)).await?;
-    }
-    exchange.report(total);
-    Ok(fin.expect("a complete stream has an end"))
-}
-
-struct Receiving {
+struct Stream {
     receiver: Receiver,
     chunks: Chunks,
     /// Chunks whose payload is being read: a second copy of one is no resending but an attack on our memory.
     under_way: HashSet<u64>,
     reading: FuturesUnordered<BoxFuture<'static, Result<Step>>>,
-    writer: BlockWriter,
-    written: watch::Receiver<u64>,
-    /// In order, and not yet queued to be written.
-    piece: Option<Bytes>,
+    /// Where it goes; nowhere until its beginning is let in.
+    sink: Option<Sink>,
     fin: Option<Fin>,
     moved: Instant,
+}
+
+struct Sink {
+    written: watch::Receiver<u64>,
+    writer: BlockWriter,
+    /// In order, and not yet queued to be written.
+    piece: Option<Bytes>,
+}
+
+impl Sink {
+    /// The stream's beginning is written before there is a sink.
+    fn total(written: u64) -> u64 {
+        BEGIN_BYTES as u64 + written
+    }
 }
 
 enum Event {
@@ -95,7 +86,8 @@ enum Event {
     Stream(ChunkReader),
     Step(Step),
     Queued,
-    Written,
+    /// By the writer, in all.
+    Written(u64),
 }
 
 /// How far a chunk's stream was read.
@@ -104,15 +96,66 @@ enum Step {
     Chunk(Chunk),
 }
 
-impl Receiving {
-    /// Waits for what happens next; `None` when all of the stream is queued to be written.
-    async fn next(&mut self, exchange: &mut Exchange<'_>) -> Result<Option<Event>> {
-        self.piece = self.piece.take().or_else(|| self.receiver.next_bytes());
-        if self.piece.is_none() && self.receiver.is_complete() {
-            return Ok(None);
+impl Stream {
+    fn new(exchange: &Exchange<'_>, chunks: Chunks) -> Result<Self> {
+        Ok(Self {
+            receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
+            chunks,
+            under_way: HashSet::new(),
+            reading: FuturesUnordered::new(),
+            sink: None,
+            fin: None,
+            moved: Instant::now(),
+        })
+    }
+
+    /// At least [`BEGIN_BYTES`] of the stream, or all of a shorter one.
+    async fn beginning(&mut self, exchange: &mut Exchange<'_>) -> Result<Bytes> {
+        let mut beginning = BytesMut::new();
+        while beginning.len() < BEGIN_BYTES {
+            match self.receiver.next_bytes() {
+                Some(piece) => beginning.extend_from_slice(&piece),
+                None if self.receiver.is_complete() => break,
+                None => {
+                    let event = self.next(exchange).await?;
+                    self.handle(exchange, event).await?;
+                }
+            }
         }
+        Ok(beginning.freeze())
+    }
+
+    /// Writes all that follows the beginning.
+    async fn write_to(
+        mut self,
+        exchange: &mut Exchange<'_>,
+        writer: BlockWriter,
+        mut beginning: Bytes,
+    ) -> Result<Fin> {
+        let rest = beginning.split_off(BEGIN_BYTES);
+        let mut sink = Sink { written: writer.written(), writer, piece: Some(rest) };
+        loop {
+            sink.piece = sink.piece.take().or_else(|| self.receiver.next_bytes());
+            if sink.piece.is_none() && self.receiver.is_complete() {
+                break;
+            }
+            self.sink = Some(sink);
+            let event = self.next(exchange).await?;
+            self.handle(exchange, event).await?;
+            sink = self.sink.take().expect("it is set above, and nobody else takes it");
+        }
+        let total = Sink::total(sink.writer.finish().await.map_err(Error::Pipe)?);
+        if let Some(ack) = self.receiver.written(total) {
+            exchange.tell(ack_to_proto(ack)).await?;
+        }
+        exchange.report(total);
+        Ok(self.fin.expect("a complete stream has an end"))
+    }
+
+    /// Waits for what happens next.
+    async fn next(&mut self, exchange: &mut Exchange<'_>) -> Result<Event> {
         let (link, cancel) = (exchange.link, exchange.cancel);
-        let event = tokio::select! {
+        Ok(tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
             message = exchange.heard() => Event::Said(message?),
             stream = self.chunks.next() => match stream {
@@ -120,14 +163,9 @@ impl Receiving {
                 None => return Err(link.closed().await.into()),
             },
             Some(step) = self.reading.next() => Event::Step(step?),
-            queued = queue(&mut self.writer, self.piece.as_ref()) => {
-                queued.map_err(Error::Pipe)?;
-                Event::Queued
-            },
-            Ok(()) = self.written.changed() => Event::Written,
+            event = moved(self.sink.as_mut()) => event.map_err(Error::Pipe)?,
             error = stalled(self.moved) => return Err(error),
-        };
-        Ok(Some(event))
+        })
     }
 
     async fn handle(&mut self, exchange: &mut Exchange<'_>, event: Event) -> Result<()> {
@@ -146,9 +184,9 @@ impl Receiving {
                 self.under_way.remove(&chunk.header().index);
                 self.receiver.accept(chunk)?;
             }
-            Event::Queued => self.piece = None,
-            Event::Written => {
-                let total = *self.written.borrow_and_update();
+            Event::Queued => {}
+            Event::Written(written) => {
+                let total = Sink::total(written);
                 if let Some(ack) = self.receiver.written(total) {
                     exchange.tell(ack_to_proto(ack)).await?;
                     exchange.report(total);
@@ -170,11 +208,22 @@ impl Receiving {
     }
 }
 
-/// Never completes while there is nothing to queue.
-async fn queue(writer: &mut BlockWriter, piece: Option<&Bytes>) -> std::io::Result<()> {
-    match piece {
-        Some(piece) => writer.write(piece.clone()).await,
-        None => pending().await,
+/// A piece was queued, or pieces were written. Never completes without a sink.
+async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
+    let Some(Sink { written, writer, piece }) = sink else { return pending().await };
+    let queued = async {
+        match piece.as_ref() {
+            Some(piece) => writer.write(piece.clone()).await,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        queued = queued => {
+            queued?;
+            *piece = None;
+            Ok(Event::Queued)
+        }
+        Ok(()) = written.changed() => Ok(Event::Written(*written.borrow_and_update())),
     }
 }
 

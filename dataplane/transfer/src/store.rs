@@ -1,14 +1,16 @@
 //! The store: keeps volumes, serves transfers to peers with a ticket, and does for the hub what happens at the data.
 //!
 //! [`Store::build`] opens the pool and the socket, [`Store::run`] accepts links until it is told to stop. Each link has a
-//! task, each stream on it another; all end before `run` returns. What runs at once is bounded: links, control streams
-//! per link (64), and transfers over all links; above that the answer is "busy".
+//! task, each stream on it another; all end before `run` returns. What runs at once is bounded, for all nodes together and
+//! for each: handshakes, links, control streams per link (64), and transfers. Only nodes that the hub knows are let in.
 
 mod answers;
 mod claims;
 mod files;
 mod import;
 mod links;
+mod members;
+mod peers;
 mod reading;
 mod transfers;
 mod tree;
@@ -23,14 +25,10 @@ use std::{
 use ds_blockio::BlockIo;
 use ds_link::{Endpoint, Identity, Role};
 use ds_zfs::Volumes;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use self::{claims::Claims, reading::ReadingClones};
+use self::{claims::Claims, peers::Peers, reading::ReadingClones};
 use crate::{Error, Result, clock::HubClock, metrics, ticket::TicketVerifier};
-
-/// Transfers under way at once. Each holds up to two windows (64 MiB) in memory, one or two ZFS processes and a thread.
-const MAX_TRANSFERS: usize = 64;
 
 /// What a store is made of.
 #[derive(Debug, Clone)]
@@ -39,7 +37,7 @@ pub struct StoreConfig {
     pub listen: SocketAddr,
     /// The dataset that it owns, such as `pool/store`.
     pub root: String,
-    /// Its folder: the hub's clock, what is under way, and mountpoints.
+    /// Its folder: the hub's clock, the nodes that it knows, what is under way, and mountpoints.
     pub state_dir: PathBuf,
     /// Its certificate, with role store.
     pub identity: Identity,
@@ -62,7 +60,7 @@ struct Node {
     tickets: TicketVerifier,
     reading: ReadingClones,
     incoming: Claims,
-    transfers: Semaphore,
+    peers: Peers,
     stopping: CancellationToken,
 }
 
@@ -88,7 +86,7 @@ impl Store {
             tickets: TicketVerifier::new(ticket_public_key),
             reading: ReadingClones::new(volumes.clone()),
             incoming,
-            transfers: Semaphore::new(MAX_TRANSFERS),
+            peers: Peers::load(state_dir.join("nodes")),
             stopping: CancellationToken::new(),
             io: BlockIo::detect(),
             identity,

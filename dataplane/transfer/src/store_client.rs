@@ -1,6 +1,8 @@
 //! The hub's end of what a store does for it.
 
-use std::{io, net::SocketAddr};
+mod links;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
@@ -11,16 +13,34 @@ use ds_proto::v1::{
 };
 use ds_zfs::SnapshotGuid;
 use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
-use crate::{Error, RequestErrorKind, Result, clock::own_now_ms};
+use self::links::{AT_ONCE, SharedLink, Target};
+use crate::{Error, RequestErrorKind, Result};
 
-/// Asks one store. Links when first used and again when the link is lost; on each new link the store is told the time.
+/// Files and archives on their way at once. Each has a link of its own: one that its reader lets stand still would use up what
+/// a shared link may hold unread, and stop everything else on it.
+const MAX_STREAMS: usize = 32;
+
+/// How long a file or archive waits for its place among them.
+const STREAM_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the store may take over what it has to ask ZFS for, or read from a disk.
+const SOON: Duration = Duration::from_mins(2);
+
+/// The same for what makes or destroys much, or waits for something to become free.
+const LATER: Duration = Duration::from_mins(10);
+
+/// Asks one store. Links when first used and again when the link is lost; the store is then told the time.
+///
+/// Requests share one link; files and archives have one each. Whatever is asked ends, also when the store never answers.
 pub struct StoreClient {
-    endpoint: Endpoint,
-    address: SocketAddr,
-    store: NodeId,
-    link: Mutex<Option<Link>>,
+    target: Target,
+    shared: SharedLink,
+    streams: Arc<Semaphore>,
 }
 
 /// A file's content: how much of it follows, then the pieces.
@@ -31,6 +51,7 @@ pub struct FileContent {
     left: u64,
     /// Keeps the link open.
     link: Link,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What an import made.
@@ -45,46 +66,64 @@ pub struct Imported {
 impl StoreClient {
     /// For the store `store` at `address`; does not link yet. `endpoint` must have the hub's identity.
     pub fn new(endpoint: Endpoint, address: SocketAddr, store: NodeId) -> Self {
-        Self { endpoint, address, store, link: Mutex::default() }
+        Self {
+            target: Target { endpoint, address, store },
+            shared: SharedLink::default(),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+        }
     }
 
     /// Which store it is.
     pub fn store(&self) -> NodeId {
-        self.store
+        self.target.store
     }
 
-    /// Tells the store the time, in Unix milliseconds by the hub's clock: tickets are judged by it.
-    pub async fn hello(&self, now_ms: i64) -> Result<()> {
-        self.ask(Request::Hello(StoreHello { now_ms })).await.map(drop)
+    /// Tells the store the time, in Unix milliseconds by the hub's clock, by which tickets are judged; and all nodes that the
+    /// hub knows: links of others are refused, and closed.
+    pub async fn hello(&self, now_ms: i64, nodes: &[NodeId]) -> Result<()> {
+        // The store itself is always among them: an empty list, as on a new link, says nothing of nodes.
+        let nodes = nodes.iter().chain([&self.target.store]).map(|node| node.to_bytes()).collect();
+        self.tell(AT_ONCE, Request::Hello(StoreHello { now_ms, nodes })).await
     }
 
     /// Makes a volume with a first, empty snapshot. Idempotent.
     pub async fn create_volume(&self, volume: VolumeId, first: SnapshotId) -> Result<SnapshotGuid> {
         let request = v1::CreateVolume { volume: volume.to_bytes(), snapshot: first.to_bytes() };
-        let (ok, _) = self.ask(Request::CreateVolume(request)).await?;
-        Ok(SnapshotGuid(ok.guid))
+        self.within(SOON, async {
+            let (ok, _) = self.ask(Request::CreateVolume(request)).await?;
+            Ok(SnapshotGuid(ok.guid))
+        })
+        .await
     }
 
-    /// Lists what is at `path` (empty: the root): a file itself, or a folder's entries, with `recursive` all below.
+    /// Lists what is at `path` (empty: the root): a file itself, or a folder's entries, with `recursive` all below. One page: at
+    /// most `limit` entries (0, or more than that: 10,000) in order of their paths, which come after the path `after`.
     pub async fn list_files(
         &self,
         volume: VolumeId,
         snapshot: SnapshotId,
         path: &str,
         recursive: bool,
+        after: &str,
+        limit: u32,
     ) -> Result<Vec<FileEntry>> {
         let request = v1::ListFiles {
             volume: volume.to_bytes(),
             snapshot: snapshot.to_bytes(),
             path: path.to_owned(),
             recursive,
+            after: after.to_owned(),
+            limit,
         };
-        let (_, mut answer) = self.ask(Request::ListFiles(request)).await?;
-        let mut entries = Vec::new();
-        while let Some(entry) = answer.control.recv.recv().await? {
-            entries.push(entry);
-        }
-        Ok(entries)
+        self.within(SOON, async {
+            let (_, mut answer) = self.ask(Request::ListFiles(request)).await?;
+            let mut entries = Vec::new();
+            while let Some(entry) = answer.control.recv.recv().await? {
+                entries.push(entry);
+            }
+            Ok(entries)
+        })
+        .await
     }
 
     /// Opens `limit` bytes (0: to the end) of a file from `offset` on.
@@ -103,9 +142,15 @@ impl StoreClient {
             offset,
             limit,
         };
-        let (ok, answer) = self.ask(Request::ReadFile(request)).await?;
-        let Answer { control, link } = answer;
-        Ok(FileContent { size_bytes: ok.size_bytes, recv: control.recv, left: ok.size_bytes, link })
+        let place = self.stream_place().await?;
+        self.within(SOON, async {
+            let mut answer = self.open_alone(Request::ReadFile(request)).await?;
+            answer.control.send.finish()?;
+            let size_bytes = answer.reply().await?.size_bytes;
+            let Answer { control, link } = answer;
+            Ok(FileContent { size_bytes, recv: control.recv, left: size_bytes, link, _place: place })
+        })
+        .await
     }
 
     /// Unpacks a tar over `base` below `path` and takes the snapshot. An error of `archive` drops all of it.
@@ -123,20 +168,21 @@ impl StoreClient {
             snapshot: snapshot.to_bytes(),
             path: path.to_owned(),
         };
-        let mut answer = self.open(Request::ImportTar(request)).await?;
+        let _place = self.stream_place().await?;
+        let mut answer = self.within(SOON, self.open_alone(Request::ImportTar(request))).await?;
         let peer = answer.link.peer();
         let Control { send, recv } = &mut answer.control;
         // A store that refuses, or is gone, says so before the archive's end; the archive may stand still for long.
         let early = tokio::select! {
-            sent = send_archive(send, archive) => sent.map(|()| None)?,
-            early = next_reply(recv, peer) => Some(early?),
+            sent = self.send_archive(send, archive) => sent.map(|()| None)?,
+            reply = next_reply(recv, peer) => Some(reply?),
         };
         let ok = match early {
             Some(early) => early.ok_or_else(|| unanswered(peer))?,
-            None => answer.reply().await?,
+            None => self.within(LATER, answer.reply()).await?,
         };
         let mut imported = Imported { guid: SnapshotGuid(ok.guid), files: ok.imported };
-        while let Some(more) = answer.more().await? {
+        while let Some(more) = self.within(SOON, answer.more()).await? {
             imported.files.extend(more.imported);
         }
         Ok(imported)
@@ -145,29 +191,51 @@ impl StoreClient {
     /// Makes `snapshot` the newest of the volume's main line. Idempotent.
     pub async fn advance(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<()> {
         let request = v1::Advance { volume: volume.to_bytes(), snapshot: snapshot.to_bytes() };
-        self.ask(Request::Advance(request)).await.map(drop)
+        self.tell(LATER, Request::Advance(request)).await
     }
 
     /// Destroys a snapshot that is not on the main line, with its branch. Idempotent.
     pub async fn drop_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<()> {
         let request = v1::DropSnapshot { volume: volume.to_bytes(), snapshot: snapshot.to_bytes() };
-        self.ask(Request::DropSnapshot(request)).await.map(drop)
+        self.tell(LATER, Request::DropSnapshot(request)).await
     }
 
     /// Destroys a volume with all its snapshots. Idempotent.
     pub async fn drop_volume(&self, volume: VolumeId) -> Result<()> {
-        self.ask(Request::DropVolume(v1::DropVolume { volume: volume.to_bytes() })).await.map(drop)
+        self.tell(LATER, Request::DropVolume(v1::DropVolume { volume: volume.to_bytes() })).await
     }
 
     /// The volume's snapshots: main line first, oldest first.
     pub async fn list_snapshots(&self, volume: VolumeId) -> Result<Vec<StoredSnapshot>> {
         let request = v1::ListSnapshots { volume: volume.to_bytes() };
-        let (ok, mut answer) = self.ask(Request::ListSnapshots(request)).await?;
-        let mut snapshots = ok.snapshots;
-        while let Some(more) = answer.more().await? {
-            snapshots.extend(more.snapshots);
-        }
-        Ok(snapshots)
+        self.within(SOON, async {
+            let (ok, mut answer) = self.ask(Request::ListSnapshots(request)).await?;
+            let mut snapshots = ok.snapshots;
+            while let Some(more) = answer.more().await? {
+                snapshots.extend(more.snapshots);
+            }
+            Ok(snapshots)
+        })
+        .await
+    }
+
+    /// The volumes that the store has.
+    pub async fn list_volumes(&self) -> Result<Vec<VolumeId>> {
+        self.within(SOON, async {
+            let (ok, mut answer) = self.ask(Request::ListVolumes(v1::ListVolumes {})).await?;
+            let mut volumes = ok.volumes;
+            while let Some(more) = answer.more().await? {
+                volumes.extend(more.volumes);
+            }
+            let wrong = |_| Error::protocol(answer.link.peer(), "a volume that is no id");
+            volumes.iter().map(|bytes| VolumeId::from_bytes(bytes).map_err(wrong)).collect()
+        })
+        .await
+    }
+
+    /// Asks for what is answered with a word.
+    async fn tell(&self, patience: Duration, request: Request) -> Result<()> {
+        self.within(patience, async { self.ask(request).await.map(drop) }).await
     }
 
     /// Asks, and ends our side of the stream.
@@ -178,32 +246,61 @@ impl StoreClient {
         Ok((ok, answer))
     }
 
+    async fn within<T>(&self, patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.target.within(patience, work).await
+    }
+
+    /// On the link that all requests share.
     async fn open(&self, request: Request) -> Result<Answer> {
         let open = open_store(request);
-        let link = self.link().await?;
+        let link = self.shared.link(&self.target).await?;
         match link.open(&open).await {
             Ok(control) => Ok(Answer { control, link }),
             // It was lost in the meantime, and nothing was asked yet.
             Err(error) if error.is_retryable() => {
-                let link = self.link().await?;
+                let link = self.shared.link(&self.target).await?;
                 Ok(Answer { control: link.open(&open).await?, link })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn link(&self) -> Result<Link> {
-        let mut kept = self.link.lock().await;
-        if let Some(link) = kept.as_ref().filter(|link| !link.is_closed()) {
-            return Ok(link.clone());
+    /// On a link of its own.
+    async fn open_alone(&self, request: Request) -> Result<Answer> {
+        let link = self.target.link().await?;
+        Ok(Answer { control: link.open(&open_store(request)).await?, link })
+    }
+
+    async fn stream_place(&self) -> Result<OwnedSemaphorePermit> {
+        match timeout(STREAM_PATIENCE, Arc::clone(&self.streams).acquire_owned()).await {
+            Ok(place) => Ok(place.expect("nobody closes the semaphore")),
+            Err(_) => Err(Error::Busy(format!(
+                "{MAX_STREAMS} files and archives are on their way to or from the store"
+            ))),
         }
-        let link = self.endpoint.connect(self.address, self.store).await?;
-        let hello = open_store(Request::Hello(StoreHello { now_ms: own_now_ms() }));
-        let mut control = link.open(&hello).await?;
-        control.send.finish()?;
-        Answer { control, link: link.clone() }.reply().await?;
-        *kept = Some(link.clone());
-        Ok(link)
+    }
+
+    /// An error is one of the archive, or of a store that takes none of it any more. One of the stream only ends it: the
+    /// store's answer, or its absence, says more.
+    async fn send_archive(
+        &self,
+        send: &mut ControlSender,
+        archive: impl Stream<Item = io::Result<Bytes>> + Send,
+    ) -> Result<()> {
+        let mut archive = std::pin::pin!(archive);
+        while let Some(piece) = archive.next().await {
+            let piece = piece.map_err(|source| {
+                send.reset();
+                Error::File { action: "read", path: "the archive".into(), source }
+            })?;
+            let sending = async { Ok(send.send_bytes(piece).await) };
+            if self.within(LATER, sending).await?.is_err() {
+                return Ok(());
+            }
+        }
+        // Fails only if the store wants no more of it.
+        let _ = send.finish();
+        Ok(())
     }
 }
 
@@ -211,7 +308,8 @@ impl FileContent {
     /// The next piece; `None` once all [`FileContent::size_bytes`] came.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let peer = self.link.peer();
-        match self.recv.read_chunk().await? {
+        let unanswered = |_| Error::Unanswered { store: peer.node, seconds: SOON.as_secs() };
+        match timeout(SOON, self.recv.read_chunk()).await.map_err(unanswered)?? {
             Some(piece) => {
                 let left = self.left.checked_sub(piece.len() as u64);
                 self.left = left.ok_or_else(|| Error::protocol(peer, "a file is longer than it said"))?;
@@ -266,26 +364,6 @@ fn unanswered(peer: Peer) -> Error {
 
 fn open_store(request: Request) -> StreamOpen {
     StreamOpen { kind: Some(stream_open::Kind::Store(StoreRequest { request: Some(request) })) }
-}
-
-/// An error is one of the archive. One of the stream only ends it: the store's answer, or its absence, says more.
-async fn send_archive(
-    send: &mut ControlSender,
-    archive: impl Stream<Item = io::Result<Bytes>> + Send,
-) -> Result<()> {
-    let mut archive = std::pin::pin!(archive);
-    while let Some(piece) = archive.next().await {
-        let piece = piece.map_err(|source| {
-            send.reset();
-            Error::File { action: "read", path: "the archive".into(), source }
-        })?;
-        if send.send_bytes(piece).await.is_err() {
-            return Ok(());
-        }
-    }
-    // Fails only if the store wants no more of it.
-    let _ = send.finish();
-    Ok(())
 }
 
 fn request_error(error: StoreError) -> Error {

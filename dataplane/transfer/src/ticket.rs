@@ -114,6 +114,16 @@ pub enum TicketError {
         /// By the link.
         found: NodeId,
     },
+    /// For something else than is wanted.
+    #[error("the ticket is for another transfer: a {direction:?} of snapshot {snapshot} of volume {volume}")]
+    OtherTransfer {
+        /// By the ticket.
+        direction: Direction,
+        /// By the ticket.
+        volume: VolumeId,
+        /// By the ticket.
+        snapshot: SnapshotId,
+    },
     /// For another store.
     #[error("the ticket is for store {expected}, this is store {found}")]
     Store {
@@ -201,6 +211,21 @@ impl Grant {
         let ticket =
             Ticket::decode(signed.payload.as_slice()).map_err(|_| TicketError::Malformed("encoding"))?;
         Self::read(&ticket)
+    }
+
+    /// The same, for a ticket that must be for this transfer. One for something else would bring that under a wrong name.
+    pub(crate) fn peek_for(
+        signed: &SignedTicket,
+        direction: Direction,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Self, TicketError> {
+        let grant = Self::peek(signed)?;
+        if (grant.direction, grant.volume, grant.snapshot) == (direction, volume, snapshot) {
+            return Ok(grant);
+        }
+        let Self { direction, volume, snapshot, .. } = grant;
+        Err(TicketError::OtherTransfer { direction, volume, snapshot })
     }
 
     fn read(ticket: &Ticket) -> Result<Self, TicketError> {

@@ -26,9 +26,9 @@ pub(crate) async fn zfs(arguments: &[&str]) -> Result<String> {
     collect("zfs", arguments).await
 }
 
-/// What `zfs` says of its own commands; it exits with 2 after saying so.
-pub(crate) async fn zfs_usage() -> Result<String> {
-    let output = command("zfs", &[]).output().await.map_err(|source| spawn_error("zfs", source))?;
+/// What `zfs`, or one of its commands, says of how it is used; it exits with 2 after saying so.
+pub(crate) async fn zfs_usage(command_name: &[&str]) -> Result<String> {
+    let output = command("zfs", command_name).output().await.map_err(|source| spawn_error("zfs", source))?;
     Ok([output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
 }
 

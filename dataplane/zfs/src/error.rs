@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use crate::SnapshotGuid;
+use crate::{BadBeginning, SnapshotGuid};
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -99,6 +99,25 @@ pub enum Error {
     /// The stream is not one, is cut short, or fails its checksum.
     #[error("the stream is damaged or incomplete: {0}")]
     DamagedStream(Failure),
+    /// The stream is not the planned one, by what it says of itself; ZFS has not seen any of it.
+    #[error("the stream of snapshot {snapshot} is not let in")]
+    Refused {
+        /// The planned one.
+        snapshot: SnapshotId,
+        /// Why.
+        #[source]
+        source: BadBeginning,
+    },
+    /// Somebody else in this process is receiving it, or into the same filesystem.
+    #[error(
+        "snapshot {snapshot} of volume {volume}, or one beside it, is being received already: try again later"
+    )]
+    UnderWay {
+        /// Its volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
     /// What arrived is another snapshot than the plan said; it was destroyed again.
     #[error(
         "received snapshot {snapshot} with GUID {found}, the plan said {expected}: it was destroyed again"
@@ -137,7 +156,14 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later without anybody's help; [`Error::WrongBase`] with a new plan.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Busy(_) | Self::WrongBase(_) | Self::DamagedStream(_) | Self::NotRunning(_))
+        matches!(
+            self,
+            Self::Busy(_)
+                | Self::UnderWay { .. }
+                | Self::WrongBase(_)
+                | Self::DamagedStream(_)
+                | Self::NotRunning(_)
+        )
     }
 
     /// Whether the dataset, snapshot or pool that was asked for is not there.

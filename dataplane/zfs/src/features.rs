@@ -37,6 +37,10 @@ pub struct Features {
     pub dry_run: bool,
     /// `receive -u`: what is received is not mounted.
     pub receive_unmounted: bool,
+    /// `receive -x`: properties in a stream are ignored.
+    pub receive_excluding: bool,
+    /// The properties `devices` and `setuid`: what a mounted filesystem must not do.
+    pub mount_limits: bool,
     /// `zfs diff`.
     pub diff: bool,
 }
@@ -45,16 +49,17 @@ impl Features {
     /// Asks `zfs` and `zpool`. Fails with [`crate::Error::NotInstalled`] where they are missing and [`crate::Error::NotRunning`] where the
     /// daemon or the module is.
     pub(crate) async fn probe() -> Result<Self> {
-        let usage = command::zfs_usage().await?;
+        let usage = command::zfs_usage(&[]).await?;
         let pools = command::zpool(&["upgrade", "-v"]).await?;
         let version = match command::zfs(&["version"]).await {
             Ok(version) => version.lines().next().map(str::to_owned),
             Err(_) => None,
         };
-        Ok(Self::read(&usage, &pools, version))
+        let properties = command::zfs_usage(&["get"]).await?;
+        Ok(Self::read(&usage, &properties, &pools, version))
     }
 
-    fn read(usage: &str, pools: &str, version: Option<String>) -> Self {
+    fn read(usage: &str, properties: &str, pools: &str, version: Option<String>) -> Self {
         let pool_version =
             pools.lines().find_map(|line| Some(line.split_once("pool version ")?.1.trim_end_matches('.')));
         let implementation = match pool_version {
@@ -74,6 +79,8 @@ impl Features {
             raw: has_flag(usage, "send", 'w'),
             dry_run: has_flag(usage, "send", 'n') && has_flag(usage, "send", 'P'),
             receive_unmounted: has_flag(usage, "receive", 'u'),
+            receive_excluding: has_flag(usage, "receive", 'x'),
+            mount_limits: has_command(properties, "devices") && has_command(properties, "setuid"),
             diff: has_command(usage, "diff"),
         }
     }
@@ -109,17 +116,20 @@ mod tests {
         \thold [-r] <tag> <snapshot> ...\n\tholds [-r] <snapshot> ...\n\trelease [-r] <tag> <snapshot> ...\n";
     const OPEN: &str = "\tsend [-DLPbcehnpsVvw] [-i|-I snapshot]\n\t     [-R [-X dataset[,dataset]...]]     <snapshot>\n\
         \tsend [-DnVvPLecw] [-i snapshot|bookmark] <filesystem|volume|snapshot>\n\tsend [-nVvPe] -t <receive_resume_token>\n\
-        \treceive [-vMnsFhu] [-o <property>=<value>] ... <filesystem>\n\treceive -A <filesystem|volume>\n\
+        \treceive [-vMnsFhu] [-o <property>=<value>] ... [-x <property>] ... <filesystem>\n\treceive -A <filesystem|volume>\n\
         \tbookmark <snapshot|bookmark> <newbookmark>\n\tdiff [-FHth] <snapshot>\n\thold [-r] <tag> <snapshot> ...\n\
         \trelease [-r] <tag> <snapshot> ...\n";
+
+    const PROPERTIES: &str = "\tcreation         NO       NO   <date>\n\tdevices         YES      YES   on | off\n\
+        \tsetuid          YES      YES   on | off\n";
 
     #[test]
     fn zfs_fuse_is_recognised() {
         let pools = "This system is currently running ZFS pool version 23.\n";
-        let features = Features::read(FUSE, pools, None);
+        let features = Features::read(FUSE, PROPERTIES, pools, None);
         assert_eq!(features.implementation, Implementation::ZfsFuse);
         assert_eq!(features.version, "pool version 23");
-        assert!(features.holds);
+        assert!(features.holds && features.mount_limits && !features.receive_excluding);
         assert!(
             !features.resume
                 && !features.bookmarks
@@ -136,6 +146,7 @@ mod tests {
     fn openzfs_is_recognised() {
         let features = Features::read(
             OPEN,
+            "",
             "This system supports ZFS pool feature flags.\n",
             Some("zfs-2.3.2-1".to_owned()),
         );
@@ -155,7 +166,9 @@ mod tests {
                 && features.raw
                 && features.dry_run
                 && features.receive_unmounted
+                && features.receive_excluding
                 && features.diff
+                && !features.mount_limits
         );
     }
 }

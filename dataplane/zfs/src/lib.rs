@@ -5,10 +5,11 @@
 //! pass a shell; what this machine's ZFS can do is probed once ([`Features`]).
 //!
 //! It deliberately does not know of networks, tickets or commits: which snapshot goes where is decided by its callers. It never
-//! rolls a snapshot back and never passes `-F` to a receive.
+//! rolls a snapshot back and never passes `-F` to a receive; and no byte of a stream reaches `zfs receive` before its first record
+//! shows that it is the planned one.
 //!
-//! Start reading at `volumes.rs`; the two decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent)
-//! and `topology.rs` (what the next step of an advance is).
+//! Start reading at `volumes.rs`; the decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent),
+//! `topology.rs` (what the next step of an advance is) and `record.rs` (which streams are let in).
 
 mod command;
 mod error;
@@ -17,6 +18,7 @@ mod manifest;
 mod names;
 mod plan;
 mod pool;
+mod record;
 mod stream;
 mod topology;
 mod volumes;
@@ -26,7 +28,8 @@ pub use features::{Features, Implementation};
 pub use manifest::{Change, ChangeKind, EntryKind, Manifest, diff};
 pub use plan::{Base, Have, SendPlan, StreamKind, plan_send};
 pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
-pub use stream::{ReceiveProcess, Receiving, SendProcess, Sending};
+pub use record::{BEGIN_BYTES, BadBeginning};
+pub use stream::{Intake, ReceiveProcess, Receiving, SendProcess, Sending};
 pub use topology::{Origin, Snapshot};
 pub use volumes::Volumes;
 

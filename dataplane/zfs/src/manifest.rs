@@ -5,17 +5,15 @@
 //! `zfs diff -FH`, without any walk; zfs-fuse cannot.)
 
 mod file;
+mod walk;
 
-use std::{
-    cmp::Ordering,
-    fmt::Write,
-    fs::Metadata,
-    io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
-    path::Path,
-};
+use std::{cmp::Ordering, fmt::Write, path::Path};
 
 use crate::{Error, Result};
+
+/// Bytes of the longest path. Programs can only name 4 KiB at once but go deeper step by step, without end: what lies deeper
+/// than this is part of a snapshot but not listed.
+const LONGEST_PATH: usize = 64 * 1024;
 
 /// Everything in a tree but its folders.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -77,20 +75,9 @@ pub struct Change {
 
 impl Manifest {
     /// Walks a tree, which blocks the thread. Links are not followed, other filesystems not entered; what vanishes meanwhile is
-    /// left out.
+    /// left out, and so is what lies below a path of 64 KiB.
     pub fn walk(tree: &Path) -> Result<Self> {
-        let mut entries = Vec::new();
-        for found in walkdir::WalkDir::new(tree).same_file_system(true) {
-            let seen = found.map_err(io::Error::from).and_then(|found| {
-                let metadata = found.path().symlink_metadata()?;
-                Ok(if metadata.is_dir() { None } else { Some(entry(tree, found.path(), &metadata)?) })
-            });
-            match seen {
-                Ok(entry) => entries.extend(entry),
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tree.exists() => {}
-                Err(source) => return Err(Error::io(format!("walk {}", tree.display()))(source)),
-            }
-        }
+        let mut entries = walk::walk(tree).map_err(Error::io(format!("walk {}", tree.display())))?;
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         Ok(Self { entries })
     }
@@ -128,32 +115,6 @@ pub fn diff(before: &Manifest, after: &Manifest) -> Vec<Change> {
         };
         changes.push(Change { path: shown(&entry.path), kind, size: entry.facts.size });
     }
-}
-
-fn entry(tree: &Path, path: &Path, metadata: &Metadata) -> io::Result<Entry> {
-    let kind = match metadata.file_type() {
-        kind if kind.is_file() => EntryKind::File,
-        kind if kind.is_symlink() => EntryKind::Link,
-        _ => EntryKind::Other,
-    };
-    let target =
-        if kind == EntryKind::Link { beginning(std::fs::read_link(path)?.as_os_str().as_bytes()) } else { 0 };
-    let relative = path.strip_prefix(tree).unwrap_or(path).as_os_str().as_bytes();
-    let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
-    let facts = Facts {
-        kind,
-        size: metadata.size(),
-        modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-        changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-        inode: metadata.ino(),
-        target,
-    };
-    Ok(Entry { path: relative.into(), facts })
-}
-
-fn beginning(target: &[u8]) -> u64 {
-    let digest = blake3::hash(target);
-    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
 }
 
 fn shown(path: &[u8]) -> String {

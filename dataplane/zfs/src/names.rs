@@ -74,6 +74,14 @@ impl Layout {
         format!("{}/reserve", self.root)
     }
 
+    pub(crate) fn mains(&self) -> String {
+        format!("{}/v", self.root)
+    }
+
+    pub(crate) fn all_branches(&self) -> String {
+        format!("{}/b", self.root)
+    }
+
     pub(crate) fn tasks(&self) -> String {
         format!("{}/t", self.root)
     }

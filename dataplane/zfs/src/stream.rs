@@ -1,11 +1,16 @@
 //! Running sends and receives: a process each, with one end of a pipe in the caller's hand.
 
-use std::{os::fd::OwnedFd, process::Stdio};
+use std::{io::Write, os::fd::OwnedFd, process::Stdio};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::process::{Child, ChildStderr};
 
-use crate::{Error, Failure, Result, SendPlan, SnapshotGuid, command, volumes::Volumes};
+use crate::{
+    BadBeginning, Error, Failure, Features, Result, SendPlan, SnapshotGuid, command,
+    names::snapshot_name,
+    record,
+    volumes::{Claim, Volumes},
+};
 
 /// What a pipe is made to hold, so that ZFS and its peer need not take turns. The kernel's limit for those without privileges.
 const PIPE_BYTES: usize = 1024 * 1024;
@@ -40,10 +45,56 @@ impl SendProcess {
     }
 }
 
+/// Room for a planned stream, of which nothing was let in yet. Nobody else receives there until this, or what it becomes, ends.
+#[derive(Debug)]
+pub struct Intake {
+    volumes: Volumes,
+    plan: SendPlan,
+    filesystem: String,
+    claim: Claim,
+}
+
+impl Intake {
+    pub(crate) fn new(volumes: Volumes, plan: SendPlan, filesystem: String, claim: Claim) -> Self {
+        Self { volumes, plan, filesystem, claim }
+    }
+
+    /// Starts receiving a stream that begins with these [`BEGIN_BYTES`](crate::BEGIN_BYTES) (more are ignored), and passes them on: the caller goes
+    /// on behind them. Fails with [`Error::Refused`] where they, or fewer, are not the beginning of the planned stream; then
+    /// nothing has happened.
+    pub fn begin(self, beginning: &[u8]) -> Result<Receiving> {
+        let Self { volumes, plan, filesystem, claim } = self;
+        let refused = |source| Error::Refused { snapshot: plan.snapshot, source };
+        let beginning = beginning.first_chunk().ok_or_else(|| refused(BadBeginning::NoStream))?;
+        record::check(beginning, &plan, volumes.features().implementation).map_err(refused)?;
+        let target = snapshot_name(&filesystem, plan.snapshot);
+        let (stdin, process) = receive(&receive_arguments(volumes.features(), &target))?;
+        // The pipe is empty and holds far more, so this does not wait.
+        let mut pipe = std::fs::File::from(stdin);
+        pipe.write_all(beginning).map_err(Error::io("write into the pipe to `zfs receive`"))?;
+        Ok(Receiving {
+            stdin: pipe.into(),
+            process: ReceiveProcess { process, volumes, plan, filesystem, _claim: claim },
+        })
+    }
+}
+
+fn receive_arguments<'a>(features: &Features, target: &'a str) -> Vec<&'a str> {
+    let mut arguments = vec!["receive"];
+    if features.receive_unmounted {
+        arguments.push("-u");
+    }
+    if features.receive_excluding {
+        arguments.extend(["-x", "mountpoint"]);
+    }
+    arguments.push(target);
+    arguments
+}
+
 /// A receive that has started.
 #[derive(Debug)]
 pub struct Receiving {
-    /// Where the stream is written; closing it ends the stream.
+    /// Where the rest of the stream is written; closing it ends the stream.
     pub stdin: OwnedFd,
     /// Says what arrived.
     pub process: ReceiveProcess,
@@ -57,17 +108,15 @@ pub struct ReceiveProcess {
     volumes: Volumes,
     plan: SendPlan,
     filesystem: String,
+    /// Held until nothing half received is left.
+    _claim: Claim,
 }
 
 impl ReceiveProcess {
-    pub(crate) fn new(process: Process, volumes: Volumes, plan: SendPlan, filesystem: String) -> Self {
-        Self { process, volumes, plan, filesystem }
-    }
-
     /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was said, and
     /// reads the GUID back from the snapshot under its planned name. If anything is wrong, nothing of it stays.
     pub async fn finish(self) -> Result<SnapshotGuid> {
-        let Self { process, volumes, plan, filesystem } = self;
+        let Self { process, volumes, plan, filesystem, _claim } = self;
         let (failure, succeeded) = process.wait().await?;
         if !succeeded {
             let error = Error::from_failure(failure);
@@ -104,7 +153,7 @@ pub(crate) fn send(arguments: &[&str]) -> Result<Sending> {
 }
 
 /// Starts `zfs receive` with these arguments.
-pub(crate) fn receive(arguments: &[&str]) -> Result<(OwnedFd, Process)> {
+fn receive(arguments: &[&str]) -> Result<(OwnedFd, Process)> {
     let (read, write) = pipe()?;
     let process = spawn(arguments, |command| command.stdin(read).stdout(Stdio::null()))?;
     Ok((write, process))

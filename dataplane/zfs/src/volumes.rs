@@ -3,6 +3,7 @@
 //! Nothing is remembered between calls but locks: each looks at the pool, so that each can be repeated after a crash.
 
 mod advance;
+mod claims;
 mod clones;
 mod reserve;
 mod streams;
@@ -24,6 +25,9 @@ use crate::{
     topology::{Filesystem, Listing, PROPERTIES, Topology},
 };
 
+pub(crate) use claims::Claim;
+use claims::Claims;
+
 /// A node's volumes. Cheap to clone.
 ///
 /// Calls for one volume that change which filesystem is where wait for each other; all others run side by side.
@@ -37,6 +41,8 @@ struct Inner {
     layout: Layout,
     features: Features,
     locks: Mutex<HashMap<VolumeId, Weak<tokio::sync::Mutex<()>>>>,
+    /// What is being received.
+    receiving: Claims,
     /// Whether the reserve was given up to let something finish in a full pool.
     reserve_lent: AtomicBool,
 }
@@ -59,7 +65,13 @@ impl Volumes {
             create_filesystem(&folder, &["-o", "mountpoint=none", "-o", "atime=off"]).await?;
         }
         tracing::info!(zfs.root = root, zfs.version = features.version, "opened volumes");
-        let inner = Inner { layout, features, locks: Mutex::default(), reserve_lent: AtomicBool::default() };
+        let inner = Inner {
+            layout,
+            features,
+            locks: Mutex::default(),
+            receiving: Claims::default(),
+            reserve_lent: AtomicBool::default(),
+        };
         let volumes = Self { inner: Arc::new(inner) };
         volumes.set_reserve().await?;
         Ok(volumes)
@@ -104,6 +116,28 @@ impl Volumes {
         let topology = self.topology(&[self.inner.layout.root()]).await?;
         let all = topology.filesystems.iter().flat_map(Filesystem::published);
         Ok(all.map(|snapshot| (snapshot.volume, snapshot)).collect())
+    }
+
+    /// The volumes that have anything on the main lines or branches here, the one whose snapshots are oldest first.
+    pub async fn volumes(&self) -> Result<Vec<VolumeId>> {
+        let layout = &self.inner.layout;
+        let topology = self.topology(&[&layout.mains(), &layout.all_branches()]).await?;
+        let mut newest: HashMap<VolumeId, u64> = HashMap::new();
+        for filesystem in &topology.filesystems {
+            let Some(volume) = filesystem.place.volume() else { continue };
+            let txg = filesystem.tip().map_or(0, |tip| tip.created_txg);
+            let known = newest.entry(volume).or_default();
+            *known = txg.max(*known);
+        }
+        let mut volumes: Vec<_> = newest.into_iter().collect();
+        volumes.sort_by_key(|(volume, txg)| (*txg, volume.0));
+        Ok(volumes.into_iter().map(|(volume, _)| volume).collect())
+    }
+
+    /// The newest snapshots of the volume's branches.
+    pub async fn branches(&self, volume: VolumeId) -> Result<Vec<SnapshotId>> {
+        let topology = self.topology(&[&self.inner.layout.branches(volume)]).await?;
+        Ok(topology.of(volume).filter_map(|branch| branch.tip()).map(|tip| tip.id).collect())
     }
 
     /// One snapshot, on the main line, a branch or a task's clone.

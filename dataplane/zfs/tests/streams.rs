@@ -6,7 +6,7 @@ mod support;
 use std::io::{Read, Write};
 
 use ds_domain::ids::{SnapshotId, VolumeId};
-use ds_zfs::{Error, SendPlan, SnapshotGuid, StreamKind, Volumes};
+use ds_zfs::{BEGIN_BYTES, BadBeginning, Error, SendPlan, SnapshotGuid, StreamKind, Volumes};
 use support::{Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
 
 /// Bytes that do not compress, the same in each run.
@@ -48,10 +48,10 @@ async fn bytes_of(volumes: &Volumes, plan: &SendPlan) -> Vec<u8> {
 }
 
 async fn receive_bytes(volumes: &Volumes, plan: &SendPlan, bytes: Vec<u8>) -> ds_zfs::Result<SnapshotGuid> {
-    let receiving = volumes.receive(plan).await?;
+    let receiving = volumes.receive(plan).await?.begin(&bytes)?;
     let mut stdin = std::fs::File::from(receiving.stdin);
     // A receiver that refuses closes its end early.
-    tokio::task::spawn_blocking(move || stdin.write_all(&bytes)).await.unwrap().ok();
+    tokio::task::spawn_blocking(move || stdin.write_all(&bytes[BEGIN_BYTES..])).await.unwrap().ok();
     receiving.process.finish().await
 }
 
@@ -116,12 +116,12 @@ async fn a_stream_that_was_ended_leaves_nothing() {
     let full = plan(&from, &to, volume, second).await;
     let stream = bytes_of(&from, &full).await;
 
-    let receiving = to.receive(&full).await.unwrap();
+    let receiving = to.receive(&full).await.unwrap().begin(&stream).unwrap();
     let mut stdin = std::fs::File::from(receiving.stdin);
-    let half = stream[..stream.len() / 2].to_vec();
+    let half = stream[BEGIN_BYTES..stream.len() / 2].to_vec();
     let stdin =
         tokio::task::spawn_blocking(move || stdin.write_all(&half).map(|()| stdin)).await.unwrap().unwrap();
-    assert!(matches!(to.receive(&full).await, Err(Error::Busy(_))), "it is under way");
+    assert!(matches!(to.receive(&full).await, Err(Error::UnderWay { .. })), "it is under way");
     drop(stdin);
     receiving.process.abort().await.unwrap();
     assert!(two.names().iter().all(|name| !name.contains(&volume.to_hex())), "{:?}", two.names());
@@ -130,10 +130,14 @@ async fn a_stream_that_was_ended_leaves_nothing() {
     let mut damaged = stream.clone();
     let middle = damaged.len() / 2;
     damaged[middle..middle + 64].fill(0xaa);
-    for broken in [stream[..stream.len() / 2].to_vec(), damaged, b"no stream".to_vec()] {
+    for broken in [stream[..stream.len() / 2].to_vec(), damaged] {
         let error = receive_bytes(&to, &full, broken).await.unwrap_err();
         assert!(matches!(error, Error::DamagedStream(_)), "{error}");
         assert!(two.names().iter().all(|name| !name.contains(&volume.to_hex())));
+    }
+    for none in [b"no stream".to_vec(), vec![0; 1000]] {
+        let error = receive_bytes(&to, &full, none).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { source: BadBeginning::NoStream, .. }), "{error}");
     }
     let sending = from.send(&full).await.unwrap();
     drop(sending.stdout);
@@ -142,24 +146,27 @@ async fn a_stream_that_was_ended_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn another_snapshot_than_planned_is_destroyed_again() {
+async fn another_snapshot_than_planned_is_not_let_in() {
     let (_one, _two, from, to) = two_pools(192).await;
     let (volume, first) = begin(&from).await;
     let full = plan(&from, &to, volume, first).await;
     let stream = bytes_of(&from, &full).await;
     let lie = SendPlan { guid: SnapshotGuid(1), ..full };
     let error = receive_bytes(&to, &lie, stream.clone()).await.unwrap_err();
-    assert!(matches!(error, Error::WrongGuid { found, .. } if found == full.guid));
+    let found = |error: Error| match error {
+        Error::Refused { source: BadBeginning::Snapshot { found, .. }, .. } => found,
+        other => panic!("{other}"),
+    };
+    assert_eq!(found(error), full.guid);
     assert_eq!(to.snapshots(volume).await.unwrap(), []);
     assert!(matches!(from.send(&lie).await, Err(Error::WrongBase(_))));
     receive_bytes(&to, &full, stream).await.unwrap();
 
-    // On an existing filesystem only the snapshot goes again.
     let second = commit(&from, volume, first, "a", b"2").await;
     let incremental = plan(&from, &to, volume, second).await;
     let lie = SendPlan { guid: SnapshotGuid(1), ..incremental };
     let stream = bytes_of(&from, &incremental).await;
-    assert!(matches!(receive_bytes(&to, &lie, stream).await, Err(Error::WrongGuid { .. })));
+    assert_eq!(found(receive_bytes(&to, &lie, stream).await.unwrap_err()), incremental.guid);
     assert_eq!(to.snapshots(volume).await.unwrap().len(), 1);
 }
 
@@ -201,11 +208,73 @@ async fn a_full_pool_says_so_and_keeps_what_it_has() {
     let second = commit(&from, volume, first, "big", &noise(80 << 20)).await;
     let incremental = plan(&from, &to, volume, second).await;
     let sending = from.send(&incremental).await.unwrap();
-    let receiving = to.receive(&incremental).await.unwrap();
-    let copied = copy(sending.stdout.into(), receiving.stdin.into()).await;
+    let intake = to.receive(&incremental).await.unwrap();
+    let (source, receiving) = support::begin(intake, sending.stdout.into()).await.unwrap();
+    let copied = copy(source, receiving.stdin.into()).await;
     assert!(copied.is_err(), "the receiver stopped reading");
     let error = receiving.process.finish().await.unwrap_err();
     assert!(matches!(error, Error::NoSpace(_)) && !error.is_retryable(), "{error}");
     assert!(sending.process.finish().await.is_err());
     assert_eq!(to.snapshots(volume).await.unwrap().len(), 1, "{:?}", two.names());
+}
+
+/// What `zfs send` writes with these arguments.
+fn sent_by_hand(arguments: &[&str]) -> Vec<u8> {
+    let output = std::process::Command::new("zfs").arg("send").args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+#[tokio::test]
+async fn a_stream_with_properties_is_not_let_in() {
+    let (_one, two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    let outside = tempfile::tempdir().unwrap();
+    transfer(&from, &to, &plan(&from, &to, volume, first).await).await.unwrap();
+    let before = two.names();
+    for continued in [false, true] {
+        let (_task, target) = work(&from, volume, first, "evil", b"x").await;
+        if continued {
+            from.advance(volume, target).await.unwrap();
+        }
+        let planned = plan(&from, &to, volume, target).await;
+        assert_eq!(matches!(planned.kind, StreamKind::Incremental(_)), continued);
+        let found = from.snapshots(volume).await.unwrap();
+        let name = |id: SnapshotId| {
+            let holder = found.iter().find(|s| s.id == id).unwrap();
+            (holder.filesystem.clone(), format!("{}@{}", holder.filesystem, id.to_hex()))
+        };
+        let evil = outside.path().join(format!("evil{continued}"));
+        support::zfs(&["set", &format!("mountpoint={}", evil.display()), &name(target).0]);
+        let stream = sent_by_hand(&["-p", "-i", &name(first).1, &name(target).1]);
+        support::zfs(&["inherit", "mountpoint", &name(target).0]);
+        let error = receive_bytes(&to, &planned, stream).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { source: BadBeginning::Compound, .. }), "{error}");
+        assert!(!two.names().iter().any(|name| name.contains(&target.to_hex())));
+        let main = two.dataset(&format!("v/{}", volume.to_hex()));
+        let shown = support::zfs(&["get", "-H", "-o", "value", "mountpoint", &main]);
+        assert_eq!(shown.trim(), "none");
+    }
+    assert!(two.names().len() <= before.len() + 1, "{:?}", two.names());
+}
+
+#[tokio::test]
+async fn two_receives_into_one_place_do_not_meet() {
+    let (_one, _two, from, to) = two_pools(192).await;
+    let (volume, first) = begin(&from).await;
+    let second = commit(&from, volume, first, "a", &noise(100_000)).await;
+    // Both make the main line.
+    let (one, two) = (plan(&from, &to, volume, first).await, plan(&from, &to, volume, second).await);
+    let stream = bytes_of(&from, &one).await;
+    let receiving = to.receive(&one).await.unwrap().begin(&stream).unwrap();
+    for late in [one, two] {
+        let error = to.receive(&late).await.unwrap_err();
+        assert!(matches!(error, Error::UnderWay { .. }) && error.is_retryable(), "{error}");
+    }
+    let mut stdin = std::fs::File::from(receiving.stdin);
+    stdin.write_all(&stream[BEGIN_BYTES..]).unwrap();
+    drop(stdin);
+    assert_eq!(receiving.process.finish().await.unwrap(), one.guid);
+    assert!(matches!(to.receive(&one).await, Err(Error::AlreadyHere { .. })));
+    transfer(&from, &to, &plan(&from, &to, volume, second).await).await.unwrap();
 }

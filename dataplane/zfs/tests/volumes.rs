@@ -35,6 +35,8 @@ async fn a_task_works_on_a_clone_and_the_main_line_moves() {
     let short: Vec<_> = found.iter().map(|s| (s.id, s.guid, s.tip, s.main)).collect();
     assert_eq!(short, [(first, guid, false, true), (result, taken, true, true)]);
     assert_eq!(volumes.all_snapshots().await.unwrap().len(), 2);
+    assert_eq!(volumes.volumes().await.unwrap(), [volume]);
+    assert_eq!(volumes.branches(volume).await.unwrap(), []);
 
     let reading = volumes.reading_clone(volume, result).await.unwrap();
     assert_eq!(volumes.reading_clone(volume, result).await.unwrap(), reading);
@@ -48,7 +50,7 @@ async fn a_task_works_on_a_clone_and_the_main_line_moves() {
 
     volumes.drop_volume(volume).await.unwrap();
     volumes.drop_volume(volume).await.unwrap();
-    assert_eq!(pool.names(), ["/store", "/store/b", "/store/r", "/store/t", "/store/v"]);
+    assert_eq!(pool.names(), ["/store", "/store/b", "/store/r", "/store/reserve", "/store/t", "/store/v"]);
 }
 
 #[tokio::test]
@@ -127,6 +129,7 @@ async fn a_dropped_task_that_something_hangs_on_becomes_a_branch() {
     let (later, _) = work(&volumes, volume, result, "f", b"2").await;
     assert!(matches!(volumes.drop_volume(volume).await, Err(Error::HasDependents(_))), "a task works on it");
     volumes.drop_task(earlier).await.unwrap();
+    assert_eq!(volumes.branches(volume).await.unwrap(), [result]);
     let kept = volumes.find(volume, result).await.unwrap().unwrap();
     assert_eq!(kept.filesystem, pool.dataset(&format!("b/{}/{}", volume.to_hex(), result.to_hex())));
     assert!(matches!(volumes.drop_branch(volume, result).await, Err(Error::HasDependents(_))));

@@ -4,16 +4,17 @@
 //! An answer that is cut by an error has its stream reset, so it is never taken for the whole.
 
 use std::{
+    collections::HashSet,
     io,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
-use ds_domain::ids::{InvalidId, SnapshotId, VolumeId};
+use ds_domain::ids::{InvalidId, NodeId, SnapshotId, VolumeId};
 use ds_link::{Control, ControlReceiver};
 use ds_proto::v1::{
-    FileEntry, ImportTar, ImportedFile, ListFiles, ReadFile, StoreError, StoreOk, StoreReply, StoreRequest,
-    StoredSnapshot, store_error::Kind, store_reply::Reply, store_request::Request,
+    FileEntry, ImportTar, ImportedFile, ListFiles, ReadFile, StoreError, StoreHello, StoreOk, StoreReply,
+    StoreRequest, StoredSnapshot, store_error::Kind, store_reply::Reply, store_request::Request,
 };
 use tokio::{
     sync::mpsc,
@@ -28,14 +29,17 @@ use super::{
 };
 use crate::{Error, error::in_full, metrics};
 
-/// Entries or pieces between the thread that reads the disk and the link: who is faster waits.
-const QUEUE: usize = 64;
+/// Pieces of a file between the thread that reads the disk and the link: who is faster waits.
+const QUEUE: usize = 8;
 
 /// Pieces of an archive (up to 256 KiB) that wait to be unpacked.
 const ARCHIVE_QUEUE: usize = 8;
 
 /// Snapshots in one message: at most 40 bytes each.
 const SNAPSHOTS_PER_MESSAGE: usize = 10_000;
+
+/// Volumes in one message: 18 bytes each.
+const VOLUMES_PER_MESSAGE: usize = 20_000;
 
 /// Imported files in one message: a path has at most 4 KiB.
 const FILES_PER_MESSAGE: usize = 200;
@@ -48,14 +52,15 @@ type Answer<T> = Result<T, Failure>;
 /// Answers one request. An error is one of the link.
 pub(super) async fn answer(node: &Node, control: &mut Control, request: StoreRequest) -> crate::Result<()> {
     let answered = match request.request {
-        Some(Request::Hello(hello)) => done(node.clock.set(hello.now_ms)),
+        Some(Request::Hello(r)) => hello(node, &r),
         Some(Request::CreateVolume(r)) => create_volume(node, &r.volume, &r.snapshot).await,
         Some(Request::Advance(r)) => advance(node, &r.volume, &r.snapshot).await,
         Some(Request::DropSnapshot(r)) => drop_snapshot(node, &r.volume, &r.snapshot).await,
         Some(Request::DropVolume(r)) => drop_volume(node, &r.volume).await,
         Some(Request::ListSnapshots(r)) => list_snapshots(node, &r.volume).await,
+        Some(Request::ListVolumes(_)) => list_volumes(node).await,
         Some(Request::ImportTar(r)) => import_tar(node, &mut control.recv, r).await,
-        Some(Request::ListFiles(r)) => match open_list(node, r).await {
+        Some(Request::ListFiles(r)) => match list_files(node, r).await {
             Ok(entries) => return send_entries(control, entries).await,
             Err(failure) => Err(failure),
         },
@@ -85,8 +90,14 @@ async fn reply(control: &mut Control, reply: Reply) -> crate::Result<()> {
     Ok(control.send.send(&StoreReply { reply: Some(reply) }).await?)
 }
 
-fn done(result: crate::Result<()>) -> Answer<Vec<StoreOk>> {
-    result?;
+fn hello(node: &Node, hello: &StoreHello) -> Answer<Vec<StoreOk>> {
+    node.clock.set(hello.now_ms)?;
+    let nodes: Result<HashSet<_>, _> = hello.nodes.iter().map(|node| NodeId::from_bytes(node)).collect();
+    let nodes = nodes?;
+    // A hub that says whom it knows names at least us; one that only tells the time on a new link names nobody.
+    if !nodes.is_empty() {
+        node.peers.only(nodes)?;
+    }
     Ok(vec![StoreOk::default()])
 }
 
@@ -131,37 +142,39 @@ async fn list_snapshots(node: &Node, volume: &[u8]) -> Answer<Vec<StoreOk>> {
     Ok(messages)
 }
 
-// Reading files.
-
-/// What a thread reads from the disk, as it comes.
-type Stream<T> = mpsc::Receiver<io::Result<T>>;
-
-async fn open_list(node: &Node, request: ListFiles) -> Answer<Stream<FileEntry>> {
-    let path = relative(Path::new(&request.path))?;
-    let reading = node.reading.open(volume_id(&request.volume)?, snapshot_id(&request.snapshot)?).await?;
-    let shown = request.path.clone();
-    let tree = blocking(&shown, move || {
-        let tree = Tree::open(reading.path())?;
-        // Before the reply, so that a missing path is an answer and not a broken stream.
-        tree.read(&path)?;
-        Ok((tree, path, reading))
-    });
-    let (tree, path, reading) = tree.await?;
-    let (sender, entries) = mpsc::channel(QUEUE);
-    spawn_blocking(move || {
-        let mut sink = |entry| sender.blocking_send(Ok(entry)).is_ok();
-        if let Err(error) = files::list(&tree, &path, request.recursive, &mut sink) {
-            let _ = sender.blocking_send(Err(error));
-        }
-        drop((tree, reading));
-    });
-    Ok(entries)
+async fn list_volumes(node: &Node) -> Answer<Vec<StoreOk>> {
+    let volumes = node.volumes.volumes().await?;
+    let ids = |some: &[VolumeId]| some.iter().map(|volume| volume.to_bytes()).collect();
+    let mut messages: Vec<_> = volumes
+        .chunks(VOLUMES_PER_MESSAGE)
+        .map(|some| StoreOk { volumes: ids(some), ..StoreOk::default() })
+        .collect();
+    if messages.is_empty() {
+        messages.push(StoreOk::default());
+    }
+    Ok(messages)
 }
 
-async fn send_entries(control: &mut Control, mut entries: Stream<FileEntry>) -> crate::Result<()> {
+// Reading files.
+
+async fn list_files(node: &Node, request: ListFiles) -> Answer<Vec<FileEntry>> {
+    let path = relative(Path::new(&request.path))?;
+    let reading = node.reading.open(volume_id(&request.volume)?, snapshot_id(&request.snapshot)?).await?;
+    let ListFiles { path: shown, recursive, after, limit, .. } = request;
+    let limit = if limit == 0 { files::MAX_ENTRIES } else { files::MAX_ENTRIES.min(limit as usize) };
+    blocking(&shown, move || {
+        let tree = Tree::open(reading.path())?;
+        let entries = files::list(&tree, &path, recursive, &files::Page { after: &after, limit });
+        drop((tree, reading));
+        entries
+    })
+    .await
+}
+
+async fn send_entries(control: &mut Control, entries: Vec<FileEntry>) -> crate::Result<()> {
     reply(control, Reply::Ok(StoreOk::default())).await?;
-    while let Some(entry) = entries.recv().await {
-        control.send.send(&entry.map_err(|source| read_error("a folder", source))?).await?;
+    for entry in entries {
+        control.send.send(&entry).await?;
     }
     metrics::request_ended("done");
     Ok(())
@@ -169,7 +182,8 @@ async fn send_entries(control: &mut Control, mut entries: Stream<FileEntry>) -> 
 
 struct OpenPart {
     size_bytes: u64,
-    pieces: Stream<Bytes>,
+    /// As the thread reads them from the disk.
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 
 async fn open_part(node: &Node, request: ReadFile) -> Answer<OpenPart> {
@@ -181,7 +195,7 @@ async fn open_part(node: &Node, request: ReadFile) -> Answer<OpenPart> {
     });
     let (part, reading) = opened.await?;
     let size_bytes = part.left();
-    let (sender, pieces) = mpsc::channel(QUEUE / 8);
+    let (sender, pieces) = mpsc::channel(QUEUE);
     spawn_blocking(move || read_pieces(part, reading, &sender));
     Ok(OpenPart { size_bytes, pieces })
 }

@@ -1,7 +1,8 @@
 //! Listing and reading the files of a mounted snapshot. Everything here blocks.
 
 use std::{
-    ffi::OsStr,
+    collections::{BinaryHeap, VecDeque},
+    ffi::{CString, OsStr},
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
@@ -9,77 +10,150 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use ds_proto::v1::{FileEntry, FileKind};
-use rustix::fs::{AtFlags, Dir, FileType, Stat, fstat, statat};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Stat, statat};
 
 use super::tree::Tree;
 
 /// Bytes of a file in one piece.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Lists what is at `path`: a file itself, or the folder's entries sorted by name, with `recursive` all below them,
-/// each folder before its entries. Stops when `sink` says `false`.
-///
-/// Names that are not UTF-8 are shown with replacement characters. Folders that are nested deeper than a path can name
-/// are listed without their entries.
-pub(super) fn list(
-    tree: &Tree,
-    path: &Path,
-    recursive: bool,
-    sink: &mut dyn FnMut(FileEntry) -> bool,
-) -> io::Result<()> {
-    let stat = fstat(tree.read(path)?)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        sink(entry(path, &stat));
-        return Ok(());
-    }
-    // Paths still to be listed, the next one last.
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let listed = match tree.folder(&folder) {
-            Ok(listed) => listed,
-            Err(error) if folder != path => {
-                tracing::debug!(path = %folder.display(), %error, "a folder is listed without its entries");
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        if !list_folder(&listed, &folder, recursive, &mut folders, sink)? {
-            break;
-        }
-    }
-    Ok(())
+/// Most entries of one page.
+pub(super) const MAX_ENTRIES: usize = 10_000;
+
+/// Which part of a listing is wanted.
+pub(super) struct Page<'a> {
+    /// Only entries whose paths come after this one.
+    pub(super) after: &'a str,
+    /// So many of them.
+    pub(super) limit: usize,
 }
 
-fn list_folder(
-    listed: &OwnedFd,
-    path: &Path,
+/// Lists what is at `path`: a file itself, or the folder's entries, with `recursive` all below them; in order of the bytes
+/// of their paths. In memory are never more than a few times as many entries as the page holds, however many there are.
+///
+/// Names that are not UTF-8 are shown, and ordered, with replacement characters. Folders that are nested deeper than a path
+/// can name are listed without their entries.
+pub(super) fn list(tree: &Tree, path: &Path, recursive: bool, page: &Page<'_>) -> io::Result<Vec<FileEntry>> {
+    let (_, stat) = tree.read(path)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let itself = entry(path, &stat);
+        return Ok(if itself.path.as_str() > page.after { vec![itself] } else { Vec::new() });
+    }
+    let mut listing = Listing { tree, recursive, page, ahead: VecDeque::new() };
+    listing.read_folder(path)?;
+    let mut entries = Vec::new();
+    while entries.len() < page.limit
+        && let Some(step) = listing.ahead.pop_back()
+    {
+        match step.what {
+            What::Entry(stat) => entries.push(entry(&step.path, &stat)),
+            What::Below => match listing.read_folder(&step.path) {
+                Ok(()) => {}
+                Err(error) => {
+                    let path = step.path.display();
+                    tracing::debug!(%path, %error, "a folder is listed without its entries");
+                }
+            },
+        }
+    }
+    Ok(entries)
+}
+
+struct Listing<'a> {
+    tree: &'a Tree,
     recursive: bool,
-    folders: &mut Vec<PathBuf>,
-    sink: &mut dyn FnMut(FileEntry) -> bool,
-) -> io::Result<bool> {
-    let mut names = Vec::new();
-    for found in Dir::read_from(listed)? {
-        let found = found?;
-        let name = found.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_owned());
-        }
+    page: &'a Page<'a>,
+    /// What comes next, the very next last: all that is in a folder comes before what follows the folder.
+    ahead: VecDeque<Step>,
+}
+
+/// One step of a listing. A folder makes two, itself and what is below it, and others come between: `a`, `a-b`, `a/c`.
+struct Step {
+    /// The path as shown, with a `/` at its end for what is below.
+    key: String,
+    path: PathBuf,
+    what: What,
+}
+
+enum What {
+    Entry(Box<Stat>),
+    Below,
+}
+
+/// A step that is not looked at closer unless it is among the first.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Candidate {
+    key: String,
+    name: CString,
+    below: bool,
+}
+
+impl Listing<'_> {
+    /// More steps than this are never needed: each entry of the page can have one below it, and folders that came before the
+    /// page can have entries on it if their paths are beginnings of `after`.
+    fn most_ahead(&self) -> usize {
+        2 * self.page.limit + self.page.after.len() + 1
     }
-    names.sort_unstable();
-    let below = folders.len();
-    for name in names {
-        let name = OsStr::from_bytes(&name);
-        let stat = statat(listed, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let path = path.join(name);
-        if !sink(entry(&path, &stat)) {
-            return Ok(false);
+
+    /// Puts the steps of a folder before all others.
+    fn read_folder(&mut self, path: &Path) -> io::Result<()> {
+        let folder = self.tree.folder(path)?;
+        for Candidate { key, name, below } in self.first_of(&folder, path)?.into_iter().rev() {
+            let what = if below {
+                What::Below
+            } else {
+                What::Entry(Box::new(statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW)?))
+            };
+            let path = path.join(OsStr::from_bytes(name.to_bytes()));
+            self.ahead.push_back(Step { key, path, what });
         }
-        if recursive && FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            folders.push(path);
+        debug_assert!(self.ahead.iter().is_sorted_by(|a, b| a.key >= b.key), "the very next is last");
+        while self.ahead.len() > self.most_ahead() {
+            self.ahead.pop_front();
         }
+        Ok(())
     }
-    folders[below..].reverse();
-    Ok(true)
+
+    /// The folder's first steps, in order.
+    fn first_of(&self, folder: &OwnedFd, path: &Path) -> io::Result<Vec<Candidate>> {
+        let after = self.page.after;
+        let mut first = BinaryHeap::new();
+        let mut keep = |candidate| {
+            first.push(candidate);
+            if first.len() > self.most_ahead() {
+                first.pop();
+            }
+        };
+        for found in Dir::read_from(folder)? {
+            let found = found?;
+            let name = found.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let key = path.join(OsStr::from_bytes(name.to_bytes())).to_string_lossy().into_owned();
+            let below = format!("{key}/");
+            let may_have = self.recursive && (below.as_str() > after || after.starts_with(&below));
+            if may_have && is_folder(folder, &found)? {
+                keep(Candidate { key: below, name: name.to_owned(), below: true });
+            }
+            if key.as_str() > after {
+                keep(Candidate { key, name: name.to_owned(), below: false });
+            }
+        }
+        Ok(first.into_sorted_vec())
+    }
+}
+
+/// Some filesystems tell with the name.
+fn is_folder(folder: &OwnedFd, found: &DirEntry) -> io::Result<bool> {
+    let kind = match found.file_type() {
+        FileType::Unknown => {
+            let stat = statat(folder, found.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+            FileType::from_raw_mode(stat.st_mode)
+        }
+        known => known,
+    };
+    Ok(kind == FileType::Directory)
 }
 
 fn entry(path: &Path, stat: &Stat) -> FileEntry {
@@ -109,12 +183,9 @@ pub(super) struct Part {
 impl Part {
     /// Opens `limit` bytes (0: all) from `offset` on. Only regular files can be read.
     pub(super) fn open(tree: &Tree, path: &Path, offset: u64, limit: u64) -> io::Result<Self> {
-        let file = tree.read(path)?;
-        let stat = fstat(&file)?;
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(io::ErrorKind::IsADirectory.into()),
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+        let (file, stat) = tree.read(path)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(io::ErrorKind::IsADirectory.into());
         }
         let rest = u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset);
         let left = if limit == 0 { rest } else { rest.min(limit) };
@@ -145,71 +216,5 @@ impl Part {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::symlink};
-
-    use rustix::fs::{CWD, Mode, mknodat};
-
-    use super::*;
-
-    fn listed(root: &Path, path: &str, recursive: bool) -> io::Result<Vec<(String, FileKind, u64)>> {
-        let mut found = Vec::new();
-        list(&Tree::open(root)?, Path::new(path), recursive, &mut |e| {
-            found.push((e.path.clone(), e.kind(), e.size_bytes));
-            true
-        })?;
-        Ok(found)
-    }
-
-    fn read(root: &Path, path: &str, offset: u64, limit: u64) -> io::Result<Vec<u8>> {
-        let mut part = Part::open(&Tree::open(root)?, Path::new(path), offset, limit)?;
-        let mut bytes = Vec::new();
-        while let Some(piece) = part.next()? {
-            bytes.extend_from_slice(&piece);
-        }
-        Ok(bytes)
-    }
-
-    #[test]
-    fn entries_come_sorted_and_folders_before_what_is_in_them() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        fs::create_dir_all(root.join("a/deep")).unwrap();
-        fs::create_dir(root.join("c")).unwrap();
-        for (path, text) in [("b", "bb"), ("a/x", "x"), ("a/deep/y", ""), ("c/z", "zzz")] {
-            fs::write(root.join(path), text).unwrap();
-        }
-        symlink("/etc", root.join("link")).unwrap();
-        let (file, folder) = (FileKind::File, FileKind::Folder);
-        let paths = |list: Vec<(String, FileKind, u64)>| list.into_iter().map(|e| e.0).collect::<Vec<_>>();
-        assert_eq!(paths(listed(root, "", false).unwrap()), ["a", "b", "c", "link"]);
-        assert_eq!(
-            paths(listed(root, "", true).unwrap()),
-            ["a", "b", "c", "link", "a/deep", "a/x", "a/deep/y", "c/z"]
-        );
-        assert_eq!(
-            listed(root, "a", false).unwrap(),
-            [("a/deep".into(), folder, 0), ("a/x".into(), file, 1)]
-        );
-        assert_eq!(listed(root, "b", false).unwrap(), [("b".into(), file, 2)]);
-        assert!(listed(root, "link", true).is_err());
-        assert!(listed(root, "missing", true).is_err());
-    }
-
-    #[test]
-    fn parts_of_files_are_read_and_nothing_else() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let content: Vec<u8> = (0..600_000u32).map(|n| (n % 251) as u8).collect();
-        fs::write(root.join("file"), &content).unwrap();
-        assert_eq!(read(root, "file", 0, 0).unwrap(), content);
-        assert_eq!(read(root, "file", 599_990, 100).unwrap(), content[599_990..]);
-        assert_eq!(read(root, "file", 10, 5).unwrap(), content[10..15]);
-        assert!(read(root, "file", 700_000, 0).unwrap().is_empty());
-        mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
-        symlink("/etc/passwd", root.join("link")).unwrap();
-        for path in ["fifo", "link", ".", "missing"] {
-            assert!(read(root, path, 0, 0).is_err(), "{path}");
-        }
-    }
-}
+#[path = "files_tests.rs"]
+mod tests;

@@ -21,9 +21,12 @@ use rustix::{
     },
     io::Errno,
 };
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
 
-use super::tree::{Tree, kind_of, relative};
+use super::{
+    members::{Member, Members},
+    tree::{Tree, kind_of, relative},
+};
 
 /// Files that are reported; more are unpacked all the same.
 pub(super) const MAX_REPORTED: usize = 100_000;
@@ -55,15 +58,16 @@ type Result<T> = std::result::Result<T, ImportError>;
 
 /// Unpacks over `root` below `below`, replacing files that are there. Returns the files, in the archive's order and with
 /// paths relative to `root`; not folders.
-pub(super) fn unpack(root: &Path, below: &Path, mut archive: impl Read) -> Result<Vec<ImportedFile>> {
+pub(super) fn unpack(root: &Path, below: &Path, archive: impl Read) -> Result<Vec<ImportedFile>> {
     let wrote = |source| ImportError::Write { path: below.display().to_string(), source };
     let tree = Tree::open(root).map_err(wrote)?;
     tree.make_folder(below).map_err(wrote)?;
     let mut unpacking = Unpacking { tree, below, imported: Vec::new(), buffer: vec![0; BUFFER_BYTES] };
-    let mut tar = Archive::new(&mut archive);
-    for entry in tar.entries().map_err(ImportError::Archive)? {
-        unpacking.entry(&mut entry.map_err(ImportError::Archive)?)?;
+    let mut members = Members::new(archive);
+    while let Some(member) = members.next().map_err(ImportError::Archive)? {
+        unpacking.member(&member, &mut members)?;
     }
+    let archive = members.into_inner();
     // An archive that was cut at its sender ends here with the sender's error.
     let trailer =
         io::copy(&mut archive.take(MAX_TRAILER_BYTES), &mut io::sink()).map_err(ImportError::Archive)?;
@@ -89,35 +93,33 @@ struct Place {
 }
 
 impl Unpacking<'_> {
-    fn entry(&mut self, entry: &mut Entry<'_, impl Read>) -> Result<()> {
-        let path = entry.path().map_err(ImportError::Archive)?.into_owned();
-        let kind = entry.header().entry_type();
-        match kind {
-            EntryType::XGlobalHeader => return Ok(()),
+    fn member(&mut self, member: &Member, content: &mut impl Read) -> Result<()> {
+        let path = &member.path;
+        match member.kind {
             EntryType::Regular
             | EntryType::Continuous
             | EntryType::Directory
             | EntryType::Symlink
             | EntryType::Link => {}
             EntryType::GNUSparse => {
-                return Err(refused(&path, "sparse files: make the archive without --sparse"));
+                return Err(refused(path, "sparse files: make the archive without --sparse"));
             }
             EntryType::Block | EntryType::Char | EntryType::Fifo => {
-                return Err(refused(&path, "only files, folders and links are taken"));
+                return Err(refused(path, "only files, folders and links are taken"));
             }
-            _ => return Err(refused(&path, "an entry of a kind that we don't know")),
+            _ => return Err(refused(path, "an entry of a kind that we don't know")),
         }
-        let inside = relative(&path).map_err(|e| refused(&path, e))?;
+        let inside = relative(path).map_err(|e| refused(path, e))?;
         let Some(name) = inside.file_name().map(OsStr::to_owned) else {
             // The folder that all is unpacked into, which is there.
             return Ok(());
         };
         let place = self.place(&inside, name)?;
-        match kind {
-            EntryType::Directory => folder(entry, &place),
-            EntryType::Symlink => self.symlink(entry, &inside, &place),
-            EntryType::Link => self.hard_link(entry, &place),
-            _ => self.file(entry, &place),
+        match member.kind {
+            EntryType::Directory => folder(member, &place),
+            EntryType::Symlink => self.symlink(member, &inside, &place),
+            EntryType::Link => self.hard_link(member, &place),
+            _ => self.file(member, content, &place),
         }
     }
 
@@ -128,35 +130,41 @@ impl Unpacking<'_> {
         Ok(Place { path, folder, name })
     }
 
-    fn file(&mut self, entry: &mut Entry<'_, impl Read>, place: &Place) -> Result<()> {
+    fn file(&mut self, member: &Member, content: &mut impl Read, place: &Place) -> Result<()> {
         let added = make_way(place)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&place.folder, &place.name, flags, Mode::from_raw_mode(0o600))
             .map_err(|e| write_error(&place.path, e.into()))?;
-        let size_bytes = self.write(entry, File::from(file), place)?;
+        let size_bytes = self.write(member, content, File::from(file), place)?;
         self.report(place, added, size_bytes);
         Ok(())
     }
 
-    fn write(&mut self, entry: &mut Entry<'_, impl Read>, mut file: File, place: &Place) -> Result<u64> {
+    fn write(
+        &mut self,
+        member: &Member,
+        content: &mut impl Read,
+        mut file: File,
+        place: &Place,
+    ) -> Result<u64> {
         let mut size_bytes = 0;
         loop {
-            let read = entry.read(&mut self.buffer).map_err(ImportError::Archive)?;
+            let read = content.read(&mut self.buffer).map_err(ImportError::Archive)?;
             if read == 0 {
                 break;
             }
             file.write_all(&self.buffer[..read]).map_err(|source| write_error(&place.path, source))?;
             size_bytes += read as u64;
         }
-        if size_bytes != entry.size() {
+        if size_bytes != member.size {
             return Err(ImportError::Archive(io::ErrorKind::UnexpectedEof.into()));
         }
-        set_metadata(entry, &file, 0).map_err(|source| write_error(&place.path, source))?;
+        set_metadata(member, &file, 0).map_err(|source| write_error(&place.path, source))?;
         Ok(size_bytes)
     }
 
-    fn symlink(&mut self, entry: &Entry<'_, impl Read>, inside: &Path, place: &Place) -> Result<()> {
-        let target = link_name(entry, inside)?;
+    fn symlink(&mut self, member: &Member, inside: &Path, place: &Place) -> Result<()> {
+        let target = link_name(member, inside)?;
         if !stays_below(inside, &target) {
             return Err(refused(inside, format!("it links to {}, outside the archive", target.display())));
         }
@@ -166,8 +174,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn hard_link(&mut self, entry: &Entry<'_, impl Read>, place: &Place) -> Result<()> {
-        let target = link_name(entry, &place.path)?;
+    fn hard_link(&mut self, member: &Member, place: &Place) -> Result<()> {
+        let target = link_name(member, &place.path)?;
         let target = relative(&target).map_err(|e| refused(&place.path, e))?;
         let name = target.file_name().ok_or_else(|| refused(&place.path, "it links to a folder"))?.to_owned();
         let source = self.place(&target, name)?;
@@ -194,7 +202,7 @@ impl Unpacking<'_> {
     }
 }
 
-fn folder(entry: &Entry<'_, impl Read>, place: &Place) -> Result<()> {
+fn folder(member: &Member, place: &Place) -> Result<()> {
     match mkdirat(&place.folder, &place.name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(write_error(&place.path, error.into())),
@@ -208,7 +216,7 @@ fn folder(entry: &Entry<'_, impl Read>, place: &Place) -> Result<()> {
     let made = openat(&place.folder, &place.name, flags, Mode::empty())
         .map_err(|e| write_error(&place.path, e.into()))?;
     // The owner can always look into it and empty it.
-    set_metadata(entry, &made, 0o700).map_err(|source| write_error(&place.path, source))
+    set_metadata(member, &made, 0o700).map_err(|source| write_error(&place.path, source))
 }
 
 /// Removes a file that has the name. Says whether there was none.
@@ -224,10 +232,10 @@ fn make_way(place: &Place) -> Result<bool> {
     }
 }
 
-fn set_metadata(entry: &Entry<'_, impl Read>, file: impl AsFd, at_least: u32) -> io::Result<()> {
-    let mode = entry.header().mode()? & 0o777 | at_least;
+fn set_metadata(member: &Member, file: impl AsFd, at_least: u32) -> io::Result<()> {
+    let mode = member.header.mode()? & 0o777 | at_least;
     fchmod(&file, Mode::from_raw_mode(mode))?;
-    let seconds = i64::try_from(entry.header().mtime()?).unwrap_or(0);
+    let seconds = i64::try_from(member.header.mtime()?).unwrap_or(0);
     let times = Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: seconds, tv_nsec: 0 },
@@ -235,9 +243,8 @@ fn set_metadata(entry: &Entry<'_, impl Read>, file: impl AsFd, at_least: u32) ->
     Ok(futimens(&file, &times)?)
 }
 
-fn link_name(entry: &Entry<'_, impl Read>, path: &Path) -> Result<PathBuf> {
-    let name = entry.link_name().map_err(ImportError::Archive)?;
-    Ok(name.ok_or_else(|| refused(path, "a link to nothing"))?.into_owned())
+fn link_name(member: &Member, path: &Path) -> Result<PathBuf> {
+    member.target.clone().ok_or_else(|| refused(path, "a link to nothing"))
 }
 
 /// Whether a link at `path` (relative, without `..`) that points to `target` ends below the root, going by its text.

@@ -1,7 +1,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use proptest::prelude::*;
-use tar::{Builder, Header};
+use tar::{Builder, EntryType, Header};
 
 use super::*;
 
@@ -121,6 +121,52 @@ fn a_cut_archive_and_one_with_more_behind_it_are_refused() {
     }
     let more = whole.as_slice().chain(io::repeat(1));
     assert!(matches!(unpack(root.path(), Path::new(""), more), Err(ImportError::Archive(_))));
+}
+
+#[test]
+fn long_names_and_pax_headers_are_read() {
+    let root = tempfile::tempdir().unwrap();
+    let long = format!("{}/{}", "d".repeat(150), "f".repeat(150));
+    let mut builder = Builder::new(Vec::new());
+    let mut gnu = header(FILE, "", 3);
+    builder.append_data(&mut gnu, &long, &b"gnu"[..]).unwrap();
+    let pax = format!("{long}-pax");
+    builder.append_pax_extensions([("path", pax.as_bytes()), ("size", b"3"), ("comment", b"x")]).unwrap();
+    // The size that counts is the extension's.
+    builder.append(&header(FILE, "short", 3), &b"pax"[..]).unwrap();
+    let mut link = header(EntryType::Symlink, "", 0);
+    builder.append_link(&mut link, "link", &long).unwrap();
+    let tar = builder.into_inner().unwrap();
+    let imported = unpack(root.path(), Path::new(""), tar.as_slice()).unwrap();
+    let told: Vec<_> = imported.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(told, [long.as_str(), pax.as_str(), "link"]);
+    assert_eq!(fs::read_to_string(root.path().join("link")).unwrap(), "gnu");
+    assert_eq!(fs::read_to_string(root.path().join(&pax)).unwrap(), "pax");
+}
+
+#[test]
+fn a_header_that_claims_to_be_huge_is_refused_unread() {
+    let root = tempfile::tempdir().unwrap();
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let huge = header(kind, "././@LongLink", 4 << 30);
+        // What is behind the header is never asked for.
+        let archive = huge.as_bytes().as_slice().chain(Unreadable);
+        let error = unpack(root.path(), Path::new(""), archive).unwrap_err();
+        let ImportError::Archive(source) = &error else { panic!("{error}") };
+        assert_eq!(source.kind(), io::ErrorKind::InvalidData, "{source}");
+    }
+    let sparse = header(EntryType::GNUSparse, "sparse", 0);
+    let archive = sparse.as_bytes().as_slice().chain(Unreadable);
+    let error = unpack(root.path(), Path::new(""), archive).unwrap_err();
+    assert!(matches!(error, ImportError::Refused { .. }), "{error}");
+}
+
+struct Unreadable;
+
+impl Read for Unreadable {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        panic!("it was read on")
+    }
 }
 
 proptest! {

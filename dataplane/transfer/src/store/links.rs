@@ -1,45 +1,91 @@
 //! Accepts links, and gives each stream on them to whom it is for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ds_link::{Arriving, Control, Endpoint, Link, Role};
 use ds_proto::v1::{StoreError, StoreReply, StreamOpen, store_error, store_reply::Reply, stream_open::Kind};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{
+    task::{self, JoinSet},
+    time::timeout,
+};
 
 use super::{Node, answers, transfers};
 use crate::{Result, exchange::farewell};
 
-/// Nodes with a link, or shaking hands for one, at once.
-const MAX_LINKS: usize = 1_024;
+/// Nodes that shake hands at once, from everywhere and from one address.
+const MAX_HANDSHAKES: usize = 128;
+const MAX_HANDSHAKES_OF_ADDRESS: usize = 16;
+/// Above this many, a node first has to show that its address is its own: made-up ones cannot take all places.
+const MAX_HANDSHAKES_UNASKED: usize = 8;
 
 /// How long a stream may be open without having said what it is for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Accepts links until the endpoint is closed, and waits for the last of them to end.
 pub(super) async fn serve(endpoint: &Endpoint, node: &Arc<Node>) {
-    let mut links = JoinSet::new();
-    while let Some(arriving) = endpoint.accept().await {
-        while links.try_join_next().is_some() {}
-        if links.len() >= MAX_LINKS {
-            tracing::warn!(address = %arriving.address(), "refused: {MAX_LINKS} nodes are linked already");
-            arriving.refuse();
-            continue;
+    let (mut handshakes, mut links) = (Handshakes::default(), JoinSet::new());
+    loop {
+        tokio::select! {
+            arriving = endpoint.accept() => match arriving {
+                Some(arriving) => handshakes.begin(arriving),
+                None => break,
+            },
+            Some(link) = handshakes.next() => {
+                if let Some(link) = link {
+                    links.spawn(serve_link(Arc::clone(node), link));
+                }
+            }
+            Some(_) = links.join_next() => {}
         }
-        links.spawn(serve_link(Arc::clone(node), arriving));
     }
     while links.join_next().await.is_some() {}
 }
 
-async fn serve_link(node: Arc<Node>, arriving: Arriving) {
-    let address = arriving.address();
-    let link = match arriving.link().await {
-        Ok(link) => link,
-        Err(error) => {
-            tracing::info!(%address, %error, "a node was not let in");
+/// Nodes that have not shown who they are. They end with this.
+#[derive(Default)]
+struct Handshakes {
+    tasks: JoinSet<Option<Link>>,
+    addresses: HashMap<task::Id, IpAddr>,
+}
+
+impl Handshakes {
+    fn begin(&mut self, arriving: Arriving) {
+        let address = arriving.address();
+        if self.tasks.len() >= MAX_HANDSHAKES_UNASKED && !arriving.is_validated() {
+            return arriving.validate();
+        }
+        let of_address = self.addresses.values().filter(|other| **other == address.ip()).count();
+        if self.tasks.len() >= MAX_HANDSHAKES || of_address >= MAX_HANDSHAKES_OF_ADDRESS {
+            tracing::warn!(%address, "refused: too many nodes shake hands");
+            return arriving.refuse();
+        }
+        let handshake = self.tasks.spawn(async move {
+            let link = arriving.link().await;
+            link.inspect_err(|error| tracing::info!(%address, %error, "a node was not let in")).ok()
+        });
+        self.addresses.insert(handshake.id(), address.ip());
+    }
+
+    /// The next that is through, with its link unless it failed; `None` while there is none. May be cancelled.
+    async fn next(&mut self) -> Option<Option<Link>> {
+        let (id, link) = match self.tasks.join_next_with_id().await? {
+            Ok((id, link)) => (id, link),
+            Err(panicked) => (panicked.id(), None),
+        };
+        self.addresses.remove(&id);
+        Some(link)
+    }
+}
+
+async fn serve_link(node: Arc<Node>, link: Link) {
+    let (peer, address) = (link.peer(), link.remote_address());
+    let _place = match node.peers.admit(&link) {
+        Ok(place) => place,
+        Err(reason) => {
+            tracing::warn!(%peer, %address, reason, "a node was not let in");
             return;
         }
     };
-    let peer = link.peer();
     tracing::debug!(%peer, %address, "linked");
     let mut streams = JoinSet::new();
     let end = loop {

@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 use ds_zfs::Volumes;
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Error, Result};
@@ -20,8 +20,8 @@ const IDLE: Duration = Duration::from_mins(1);
 /// The read-only clones of this store.
 pub(super) struct ReadingClones {
     volumes: Volumes,
-    /// Held while a clone is made or dropped, so that the two never meet.
-    changing: tokio::sync::Mutex<()>,
+    /// One for each snapshot whose clone is being made or dropped, so that the two never meet.
+    changing: Mutex<HashMap<SnapshotId, Weak<tokio::sync::Mutex<()>>>>,
     clones: Arc<Mutex<HashMap<SnapshotId, Mounted>>>,
 }
 
@@ -34,12 +34,12 @@ struct Mounted {
 
 impl ReadingClones {
     pub(super) fn new(volumes: Volumes) -> Self {
-        Self { volumes, changing: tokio::sync::Mutex::default(), clones: Arc::default() }
+        Self { volumes, changing: Mutex::default(), clones: Arc::default() }
     }
 
     /// Mounts a snapshot, or joins those who read it. It stays until the answer is dropped, and [`IDLE`] longer.
     pub(super) async fn open(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<Reading> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change(snapshot).await;
         let known = self.clones().get(&snapshot).is_some_and(|mounted| mounted.volume == volume);
         if !known {
             if self.volumes.find(volume, snapshot).await?.is_none() {
@@ -50,14 +50,14 @@ impl ReadingClones {
             self.clones().insert(snapshot, mounted);
         }
         let mut clones = self.clones();
-        let mounted = clones.get_mut(&snapshot).expect("present, and only removed while `changing` is held");
+        let mounted = clones.get_mut(&snapshot).expect("present, and only removed while its lock is held");
         mounted.readers += 1;
         Ok(Reading { clones: Arc::clone(&self.clones), snapshot, path: mounted.path.clone() })
     }
 
     /// Unmounts a snapshot that is about to be destroyed. `Busy` if somebody reads it.
     pub(super) async fn release(&self, snapshot: SnapshotId) -> Result<()> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.change(snapshot).await;
         match self.clones().get(&snapshot).map(|mounted| mounted.readers) {
             None => return Ok(()),
             Some(0) => {}
@@ -95,6 +95,21 @@ impl ReadingClones {
                 tracing::warn!(snapshot.id = %snapshot, %error, "a reading clone stays until the next start");
             }
         }
+    }
+
+    /// Waits until nobody else makes or drops this snapshot's clone; all others go on meanwhile.
+    async fn change(&self, snapshot: SnapshotId) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = changing.get(&snapshot).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                changing.retain(|_, lock| lock.strong_count() > 0);
+                let lock = Arc::default();
+                changing.insert(snapshot, Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
     }
 
     async fn drop_clone(&self, snapshot: SnapshotId) -> Result<()> {

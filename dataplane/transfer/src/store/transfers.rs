@@ -6,7 +6,7 @@ use ds_proto::v1::{
     transfer_control::Message as Said, transfer_reply::Reply,
 };
 use ds_wire::TransferId;
-use ds_zfs::{Receiving, Sending};
+use ds_zfs::{Intake, Sending};
 
 use super::Node;
 use crate::{
@@ -41,14 +41,13 @@ pub(super) async fn serve(node: &Node, link: &Link, control: &mut Control, open:
         }
     };
     let way = if grant.direction == Direction::Push { Way::In } else { Way::Out };
-    let result = match (node.transfers.try_acquire(), way) {
-        (Err(_), _) => {
-            let error = Error::Busy(format!("{} transfers are under way", super::MAX_TRANSFERS));
+    let result = match (node.peers.begin_transfer(peer.node), way) {
+        (Err(error), _) => {
             refuse(control, &error).await;
             Err(error)
         }
-        (Ok(_permit), Way::In) => incoming(node, link, control, &open, &grant).await,
-        (Ok(_permit), Way::Out) => outgoing(node, link, control, &open, &grant).await,
+        (Ok(_place), Way::In) => incoming(node, link, control, &open, &grant).await,
+        (Ok(_place), Way::Out) => outgoing(node, link, control, &open, &grant).await,
     };
     let snapshot = grant.snapshot;
     match result {
@@ -95,7 +94,7 @@ fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
 /// A push that was let in.
 enum Incoming {
     Already(SignedReceipt),
-    New { transfer: TransferId, chunks: Chunks, process: Box<Receiving> },
+    New { transfer: TransferId, chunks: Chunks, intake: Box<Intake> },
 }
 
 async fn incoming(
@@ -116,11 +115,11 @@ async fn incoming(
     };
     let result = match prepare_incoming(node, link, open, grant).await {
         Ok(Incoming::Already(receipt)) => reply(control, Reply::Already(receipt)).await.map(|()| ALREADY),
-        Ok(Incoming::New { transfer, chunks, process }) => {
+        Ok(Incoming::New { transfer, chunks, intake }) => {
             let (io, cancel) = (&node.io, &node.stopping);
             let mut exchange =
                 Exchange { link, control, io, transfer, estimate: None, progress: &|_| {}, cancel };
-            let result = take_in(node, &mut exchange, grant, chunks, *process).await;
+            let result = take_in(node, &mut exchange, grant, chunks, *intake).await;
             conclude(exchange.control, result).await
         }
         Err(error) => {
@@ -137,10 +136,10 @@ async fn take_in(
     exchange: &mut Exchange<'_>,
     grant: &Grant,
     chunks: Chunks,
-    process: Receiving,
+    intake: Intake,
 ) -> Result<Outcome> {
     reply(exchange.control, Reply::Accept(TransferAccept { plan: None, window_bytes: WINDOW_BYTES })).await?;
-    let received = receiving::receive(exchange, chunks, process).await?;
+    let received = receiving::receive(exchange, chunks, intake).await?;
     let store = node.identity.peer().node;
     let mut receipt = receipt(store, exchange.transfer, (grant.volume, grant.snapshot), received.guid);
     receipt.stream_bytes = received.fin.bytes;
@@ -170,8 +169,8 @@ async fn prepare_incoming(node: &Node, link: &Link, open: &TransferOpen, grant: 
     plans::require_base(&ours, plan.kind.base())?;
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
-    let process = Box::new(node.volumes.receive(&plan).await?);
-    Ok(Incoming::New { transfer, chunks, process })
+    let intake = Box::new(node.volumes.receive(&plan).await?);
+    Ok(Incoming::New { transfer, chunks, intake })
 }
 
 // Pull: we send, the peer receives.

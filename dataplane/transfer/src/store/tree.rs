@@ -5,12 +5,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Component, Path, PathBuf},
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, statat},
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, mkdirat, openat, openat2, statat},
     io::Errno,
 };
 
@@ -45,10 +45,22 @@ impl Tree {
         Ok(Self(openat(CWD, root, flags, Mode::empty())?))
     }
 
-    /// Opens for reading. Links are followed as long as they stay below the folder; nothing here waits for a FIFO.
-    pub(super) fn read(&self, path: &Path) -> io::Result<OwnedFd> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        self.resolve(path, flags, ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS)
+    /// Opens a file or folder for reading; anything else is an error, and is not opened: merely that can wait for ever (a
+    /// FIFO) or move a machine (a device). Links are followed as long as they stay below the folder.
+    pub(super) fn read(&self, path: &Path) -> io::Result<(OwnedFd, Stat)> {
+        let how = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let found = self.resolve(path, OFlags::PATH | OFlags::CLOEXEC, how)?;
+        let stat = fstat(&found)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {}
+            other => {
+                let kind = name_of(other);
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {kind}, not a file")));
+            }
+        }
+        // The same thing again, whatever has its name by now.
+        let itself = format!("/proc/self/fd/{}", found.as_raw_fd());
+        Ok((openat(CWD, itself, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?, stat))
     }
 
     /// Opens a folder for listing. Its last component must not be a link.
@@ -88,6 +100,15 @@ impl Tree {
     }
 }
 
+fn name_of(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Fifo => "a pipe",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        _ => "something else",
+    }
+}
+
 /// What has this name in `folder`, itself and not what it links to.
 pub(super) fn kind_of(folder: impl AsFd, name: &std::ffi::OsStr) -> io::Result<Option<FileType>> {
     match statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -124,7 +145,7 @@ mod tests {
         assert!(tree.make_folder(Path::new("parent/new")).is_err());
         assert!(!folder.path().join("new").exists());
         let mut text = String::new();
-        fs::File::from(tree.read(Path::new("inside")).unwrap()).read_to_string(&mut text).unwrap();
+        fs::File::from(tree.read(Path::new("inside")).unwrap().0).read_to_string(&mut text).unwrap();
         assert_eq!(text, "content");
         tree.make_folder(Path::new("sub/a/b")).unwrap();
         assert!(root.join("sub/a/b").is_dir());

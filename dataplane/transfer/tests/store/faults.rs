@@ -287,3 +287,44 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
     }
     world.push(&runner, what).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_brings_properties_is_refused_and_mounts_nothing() {
+    let world = World::start().await;
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, guid) = runner.work(first, &[("evil", b"x")]).await;
+    let outside = tempfile::tempdir().unwrap();
+    let evil = outside.path().join("evil");
+    let found = runner.volumes.snapshots(what.volume).await.unwrap();
+    let name = |id| {
+        let holder: &ds_zfs::Snapshot = found.iter().find(|s| s.id == id).unwrap();
+        (holder.filesystem.clone(), format!("{}@{}", holder.filesystem, id.to_hex()))
+    };
+    let zfs = |arguments: &[&str]| {
+        let output = std::process::Command::new("zfs").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    zfs(&["set", &format!("mountpoint={}", evil.display()), &name(what.snapshot).0]);
+    let stream = zfs(&["send", "-p", "-i", &name(first.snapshot).1, &name(what.snapshot).1]);
+    zfs(&["inherit", "mountpoint", &name(what.snapshot).0]);
+
+    let hostile = Hostile::open(&world, &runner, what, guid).await;
+    hostile.send(&hostile.header(0, &stream).encode(), &stream).await;
+    let mut hostile = hostile;
+    let digest = {
+        let mut sender = ds_wire::Sender::new(hostile.transfer, 64 << 20).unwrap();
+        sender.push(&mut Bytes::from(stream.clone()));
+        sender.finish().digest
+    };
+    let fin = Fin { bytes: stream.len() as u64, chunks: 1, digest: digest.0.to_vec() };
+    hostile.control.send.send(&TransferControl { message: Some(Message::Fin(fin)) }).await.unwrap();
+    let abort = hostile.abort().await;
+    assert_eq!(abort.code(), AbortCode::Corrupt, "{abort:?}");
+    assert!(abort.message.contains("properties"), "{abort:?}");
+    nothing_remains(&world, what).await;
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&*evil.to_string_lossy()));
+    world.push(&runner, what).await.unwrap();
+}

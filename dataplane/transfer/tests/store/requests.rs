@@ -81,23 +81,26 @@ async fn an_archive_becomes_a_snapshot_whose_files_are_listed_and_read() {
     let told: Vec<_> = imported.files.iter().map(|f| (f.path.as_str(), f.added)).collect();
     assert_eq!(told, [("sub/train.py", true), ("sub/data/big", true), ("sub/data/link", true)]);
 
-    let listed = client.list_files(volume, second, "", true).await.unwrap();
+    let listed = client.list_files(volume, second, "", true, "", 0).await.unwrap();
     let paths: Vec<_> = listed.iter().map(|e| (e.path.as_str(), e.kind(), e.size_bytes)).collect();
     assert_eq!(
         paths,
         [
             ("sub", FileKind::Folder, 0),
             ("sub/data", FileKind::Folder, 0),
-            ("sub/train.py", FileKind::File, 8),
             ("sub/data/big", FileKind::File, 3 * MIB),
             ("sub/data/link", FileKind::Link, 0),
+            ("sub/train.py", FileKind::File, 8),
         ]
     );
+    let page = client.list_files(volume, second, "", true, "sub/data", 2).await.unwrap();
+    assert_eq!(page.iter().map(|e| e.path.as_str()).collect::<Vec<_>>(), ["sub/data/big", "sub/data/link"]);
+    assert_eq!(client.list_volumes().await.unwrap(), [volume]);
     assert!(read(&client, volume, second, "sub/data/big").await.unwrap() == big);
     assert_eq!(read(&client, volume, second, "sub/data/link").await.unwrap(), b"print(1)");
     let mut part = client.read_file(volume, second, "sub/train.py", 2, 3).await.unwrap();
     assert_eq!(part.next().await.unwrap().unwrap(), "int");
-    assert!(client.list_files(volume, first, "", true).await.unwrap().is_empty());
+    assert!(client.list_files(volume, first, "", true, "", 0).await.unwrap().is_empty());
 
     let stored = client.list_snapshots(volume).await.unwrap();
     assert_eq!(stored.len(), 2);
@@ -124,16 +127,16 @@ async fn paths_that_lead_out_and_things_that_are_not_there_are_refused() {
         let error = client.read_file(volume, first, path, 0, 0).await.err().unwrap();
         assert_eq!(kind(&error), RequestErrorKind::Invalid, "{path:?}: {error}");
         assert_eq!(
-            kind(&client.list_files(volume, first, path, true).await.unwrap_err()),
+            kind(&client.list_files(volume, first, path, true, "", 0).await.unwrap_err()),
             RequestErrorKind::Invalid
         );
     }
     let missing = client.read_file(volume, first, "missing", 0, 0).await.err().unwrap();
     assert_eq!(kind(&missing), RequestErrorKind::NotFound);
     assert!(missing.to_string().contains("missing"));
-    let error = client.list_files(volume, new_snapshot(), "", false).await.unwrap_err();
+    let error = client.list_files(volume, new_snapshot(), "", false, "", 0).await.unwrap_err();
     assert_eq!(kind(&error), RequestErrorKind::NotFound);
-    let error = client.list_files(VolumeId(Uuid::new_v4()), first, "", false).await.unwrap_err();
+    let error = client.list_files(VolumeId(Uuid::new_v4()), first, "", false, "", 0).await.unwrap_err();
     assert_eq!(kind(&error), RequestErrorKind::NotFound);
 }
 
@@ -192,7 +195,7 @@ async fn a_store_that_was_killed_collects_what_it_left() {
     let mut world = World::start().await;
     let client = world.client();
     let (volume, first) = new_volume(&client).await;
-    client.list_files(volume, first, "", true).await.unwrap();
+    client.list_files(volume, first, "", true, "", 0).await.unwrap();
     // An import that is under way when the store dies.
     let snapshot = new_snapshot();
     let head = pieces(&tar(&[(EntryType::Regular, "file", &noise(MIB))])[..600_000]);
@@ -214,4 +217,55 @@ async fn a_store_that_was_killed_collects_what_it_left() {
 
     // The hub's client finds the new process at its new address only by a new client; the volume is as it was.
     assert_eq!(world.client().list_snapshots(volume).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_nobody_reads_on_keep_no_request_waiting() {
+    let world = World::start().await;
+    let client = world.client();
+    let (volume, first) = new_volume(&client).await;
+    let (second, archive) = (new_snapshot(), tar(&[(EntryType::Regular, "big", &noise(40 * MIB))]));
+    client.import_tar(volume, first, second, "", pieces(&archive)).await.unwrap();
+    let mut paused = Vec::new();
+    for _ in 0..12 {
+        let mut content = client.read_file(volume, second, "big", 0, 0).await.unwrap();
+        assert!(content.next().await.unwrap().is_some());
+        paused.push(content);
+    }
+    assert_eq!(client.list_snapshots(volume).await.unwrap().len(), 2);
+    assert_eq!(client.list_files(volume, second, "", true, "", 0).await.unwrap().len(), 1);
+    // Each can be read on.
+    let mut left = paused.swap_remove(5);
+    let mut bytes = 0;
+    while let Some(piece) = left.next().await.unwrap() {
+        bytes += piece.len() as u64;
+    }
+    assert!(bytes > 39 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn special_files_of_a_task_are_named_and_not_opened() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let world = World::start().await;
+    let client = world.client();
+    let runner = world.runner().await;
+    let first = runner.shared_volume(&world).await;
+    let (what, _) = {
+        let task = ds_domain::ids::TaskId(Uuid::new_v4());
+        let home = runner.volumes.clone_for_task(task, first.volume, first.snapshot).await.unwrap();
+        mknodat(CWD, home.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o644), 0).unwrap();
+        let mode = Mode::from_raw_mode(0o666);
+        mknodat(CWD, home.join("null"), FileType::CharacterDevice, mode, makedev(1, 3)).unwrap();
+        let snapshot = new_snapshot();
+        let guid = runner.volumes.snapshot_task(task, first.volume, snapshot).await.unwrap();
+        (crate::support::What { snapshot, base: Some(first.snapshot), ..first }, guid)
+    };
+    world.push(&runner, what).await.unwrap();
+    for (path, words) in [("fifo", "a pipe"), ("null", "a device")] {
+        let error = client.read_file(what.volume, what.snapshot, path, 0, 0).await.err().unwrap();
+        assert_eq!(kind(&error), RequestErrorKind::Invalid);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    let listed = client.list_files(what.volume, what.snapshot, "", true, "", 0).await.unwrap();
+    assert!(listed.iter().all(|entry| entry.kind() == FileKind::Other) && listed.len() == 2, "{listed:?}");
 }

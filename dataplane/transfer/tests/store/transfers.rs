@@ -2,8 +2,8 @@ use std::{fs, sync::Mutex};
 
 use ds_domain::ids::VolumeId;
 use ds_link::Endpoint;
-use ds_proto::v1::Direction;
-use ds_transfer::{ErrorKind, Progress};
+use ds_proto::v1::{Direction, StreamOpen};
+use ds_transfer::{Error, ErrorKind, Progress, ticket::TicketError};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -129,11 +129,23 @@ async fn tickets_are_judged() {
         assert!(error.to_string().contains(words), "{error}");
     }
 
-    // A ticket for another volume opens that one, where this snapshot's base is not.
+    // A ticket for something else is not even shown.
     let mut elsewhere = good.clone();
     elsewhere.id = vec![7; 16];
     elsewhere.volume = VolumeId(Uuid::new_v4()).to_bytes();
-    assert_eq!(refused(world.signer.sign(&elsewhere)).await.kind(), ErrorKind::NoBase);
+    let mut backwards = good.clone();
+    backwards.direction = Direction::Pull.into();
+    let mut older = good.clone();
+    older.snapshot = first.snapshot.to_bytes();
+    for wrong in [elsewhere, backwards, older] {
+        let error = refused(world.signer.sign(&wrong)).await;
+        assert_eq!(error.kind(), ErrorKind::Ticket, "{error:?}");
+        let Error::Ticket(source) = &error else { panic!("{error}") };
+        assert!(matches!(source, TicketError::OtherTransfer { .. }), "{source}");
+    }
+    let wanted = What { snapshot: new_snapshot(), ..first };
+    let error = runner.pull(&link, world.signer.sign(&world.ticket(&runner, Direction::Pull, first)), wanted);
+    assert_eq!(error.await.unwrap_err().kind(), ErrorKind::Ticket);
 
     let signed = world.signer.sign(&good);
     runner.push(&link, signed.clone(), what).await.unwrap();
@@ -150,7 +162,8 @@ async fn tickets_are_judged_by_the_hubs_clock() {
     let (what, _) = runner.work(first, &[("file", b"content")]).await;
     let client = world.client();
     let hour = 3_600_000;
-    client.hello(crate::support::now_ms() + hour).await.unwrap();
+    let known = [runner.identity.peer().node];
+    client.hello(crate::support::now_ms() + hour, &known).await.unwrap();
 
     let by_our_clock = world.push(&runner, what).await.unwrap_err();
     assert!(by_our_clock.to_string().contains("expired"), "{by_our_clock}");
@@ -193,4 +206,59 @@ async fn a_hub_moves_no_data_and_a_runner_asks_nothing() {
     let what = What { snapshot: new_snapshot(), ..first };
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Pull, what));
     assert!(runner.pull(&link, ticket, what).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_cannot_take_all_links() {
+    let world = World::start().await;
+    let (runner, other) = (world.runner().await, world.runner().await);
+    let mut links = Vec::new();
+    let refused = loop {
+        let link = runner.link(&world).await;
+        // A link that was let in answers.
+        match link.open(&StreamOpen::default()).await {
+            Ok(mut control) => match control.recv.recv::<StreamOpen>().await {
+                Err(_) if link.is_closed() => break link,
+                _ => links.push(link),
+            },
+            Err(_) => break link,
+        }
+    };
+    assert!(refused.closed().await.to_string().contains("too many links"));
+    assert_eq!(links.len(), 8);
+    let first = other.shared_volume(&world).await;
+    drop(links);
+    world.client().list_snapshots(first.volume).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_the_hub_does_not_know_are_let_go() {
+    let mut world = World::start().await;
+    let (runner, other) = (world.runner().await, world.runner().await);
+    let first = runner.shared_volume(&world).await;
+    let (one, two) = (runner.link(&world).await, other.link(&world).await);
+    // Both are let in by now: each has had an answer.
+    for link in [&one, &two] {
+        let mut control = link.open(&StreamOpen::default()).await.unwrap();
+        let _ = control.recv.recv::<StreamOpen>().await;
+    }
+    let client = world.client();
+    let known = [runner.identity.peer().node];
+    client.hello(crate::support::now_ms(), &known).await.unwrap();
+    assert!(two.closed().await.to_string().contains("does not know"));
+    assert!(!one.is_closed());
+    // A new link of a hub tells no nodes, and changes nothing; nor does a restart.
+    drop(client);
+    world.client().list_snapshots(first.volume).await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            world.stop_store().await;
+            world.start_store().await;
+        }
+        let (what, _) = runner.work(first, &[("file", b"content")]).await;
+        world.push(&runner, what).await.unwrap();
+        assert!(other.link(&world).await.closed().await.to_string().contains("does not know"));
+    } // A hub may know nobody any more.
+    world.client().hello(crate::support::now_ms(), &[]).await.unwrap();
+    assert!(runner.link(&world).await.closed().await.to_string().contains("does not know"));
 }

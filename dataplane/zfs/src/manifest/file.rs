@@ -6,13 +6,11 @@ use std::{
     path::Path,
 };
 
-use super::{Entry, EntryKind, Facts, Manifest};
+use super::{Entry, EntryKind, Facts, LONGEST_PATH, Manifest};
 use crate::{Error, Result};
 
 const MAGIC: &[u8; 16] = b"ds manifest v1\r\n";
 const DIGEST_BYTES: usize = 32;
-/// Linux gives out paths of at most 4 KiB at once; a walk may go deeper.
-const LONGEST_PATH: usize = 1024 * 1024;
 /// In place of a kind: the digest follows.
 const END: u8 = b'.';
 

@@ -1,4 +1,8 @@
-use std::{ffi::OsStr, fs, os::unix::fs::symlink};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::{ffi::OsStrExt, fs::symlink},
+};
 
 use proptest::prelude::*;
 
@@ -46,6 +50,27 @@ fn names_that_are_no_text_are_shown_escaped() {
     fs::write(tree.path().join("grün"), "").unwrap();
     let shown = changes(&Manifest::default(), &Manifest::walk(tree.path()).unwrap());
     assert_eq!(shown.into_iter().map(|(path, _)| path).collect::<Vec<_>>(), ["caf\\xe9\\x0ab", "grün"]);
+}
+
+#[test]
+fn a_tree_deeper_than_any_path_is_walked_whole() {
+    use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+    let tree = tempfile::tempdir().unwrap();
+    let mut here = openat(CWD, tree.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+    let name = "d".repeat(200);
+    for _ in 0..60 {
+        mkdirat(&here, name.as_str(), Mode::RWXU).unwrap();
+        here = openat(&here, name.as_str(), OFlags::RDONLY, Mode::empty()).unwrap();
+    }
+    openat(&here, "deep", OFlags::WRONLY | OFlags::CREATE, Mode::RWXU).unwrap();
+    fs::write(tree.path().join("top"), "").unwrap();
+    let manifest = Manifest::walk(tree.path()).unwrap();
+    let expected = format!("{}deep", format!("{name}/").repeat(60));
+    let shown = changes(&Manifest::default(), &manifest);
+    assert_eq!(shown, [(expected, ChangeKind::Added), ("top".to_owned(), ChangeKind::Added)]);
+    let path = tree.path().join("manifest");
+    manifest.write(&path).unwrap();
+    assert_eq!(Manifest::read(&path).unwrap(), manifest);
 }
 
 #[test]

@@ -75,7 +75,8 @@ impl Volumes {
 
     /// A read-only clone of a snapshot, mounted; made if it is not there. Gives its mountpoint.
     pub async fn reading_clone(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<PathBuf> {
-        self.mounted_clone(Place::Reading(snapshot), volume, snapshot, &["-o", "readonly=on"]).await
+        let options = [&["-o", "readonly=on"], self.mount_limits()].concat();
+        self.mounted_clone(Place::Reading(snapshot), volume, snapshot, &options).await
     }
 
     /// Destroys the read-only clone of a snapshot. One that is not here is no error; one that is being read is
@@ -108,7 +109,12 @@ impl Volumes {
         self.unmount(&name).await?;
         destroy(&name).await?;
         create_filesystem(&self.inner.layout.branches(volume), &[]).await?;
-        self.mounted_clone(place, volume, base, &[]).await
+        self.mounted_clone(place, volume, base, self.mount_limits()).await
+    }
+
+    /// For what is mounted only to look at or to write files: a task's device nodes are none here.
+    fn mount_limits(&self) -> &'static [&'static str] {
+        if self.features().mount_limits { &["-o", "devices=off", "-o", "setuid=off"] } else { &[] }
     }
 
     /// Takes the snapshot of an edit and unmounts it; gives the snapshot's GUID. Can be repeated.

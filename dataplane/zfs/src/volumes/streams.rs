@@ -6,7 +6,7 @@ use ds_domain::ids::{SnapshotId, VolumeId};
 
 use super::{Volumes, create_filesystem, destroy, destroy_tree, ignore_missing};
 use crate::{
-    Base, Error, Failure, ReceiveProcess, Receiving, Result, SendPlan, Sending, StreamKind,
+    Base, Error, Failure, Intake, Result, SendPlan, Sending, StreamKind,
     command::zfs,
     names::{Place, snapshot_name},
     stream,
@@ -43,45 +43,46 @@ impl Volumes {
         }
     }
 
-    /// Starts receiving what the plan says: an incremental stream onto the filesystem whose tip is the base, a clone stream into
-    /// a branch of its own, a full stream into the main line if the volume has none here and else into a branch.
+    /// Makes room for what the plan says: an incremental stream goes onto the filesystem whose tip is the base, a clone stream
+    /// into a branch of its own, a full stream into the main line if the volume has none here and else into a branch.
     ///
     /// Fails with [`Error::AlreadyHere`], with [`Error::WrongBase`] where the base is not here or no tip any more, and with
-    /// [`Error::Busy`] while the same snapshot is being received.
-    pub async fn receive(&self, plan: &SendPlan) -> Result<Receiving> {
+    /// [`Error::UnderWay`] while the same snapshot, or another into the same filesystem, is being received.
+    pub async fn receive(&self, plan: &SendPlan) -> Result<Intake> {
         let _lock = self.lock(plan.volume).await;
         let topology = self.topology_of(plan.volume).await?;
-        if topology.holding(plan.volume, plan.snapshot).is_some() {
-            return Err(Error::AlreadyHere { volume: plan.volume, snapshot: plan.snapshot });
+        let (volume, snapshot) = (plan.volume, plan.snapshot);
+        if topology.holding(volume, snapshot).is_some() {
+            return Err(Error::AlreadyHere { volume, snapshot });
         }
-        let filesystem = match landing(&topology, plan)? {
-            Landing::Tip(filesystem) => filesystem,
-            Landing::New(place) => self.make_room(place).await?,
+        let (filesystem, room) = match landing(&topology, plan)? {
+            Landing::Tip(filesystem) => (filesystem, None),
+            Landing::New(place) => (self.name(place), Some(place)),
         };
-        let target = snapshot_name(&filesystem, plan.snapshot);
-        let mut arguments = vec!["receive"];
-        if self.features().receive_unmounted {
-            arguments.push("-u");
+        // Before anything is touched: what lies there may be another receive's.
+        let claim = self.inner.receiving.claim(&filesystem, snapshot);
+        let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
+        if let Some(place) = room {
+            self.make_room(place).await?;
         }
-        arguments.push(&target);
-        let (stdin, process) = stream::receive(&arguments)?;
-        Ok(Receiving { stdin, process: ReceiveProcess::new(process, self.clone(), *plan, filesystem) })
+        Ok(Intake::new(self.clone(), *plan, filesystem, claim))
     }
 
-    /// Clears what a crash left where a new filesystem is to be received, and gives its name. [`Error::Busy`] if it is no leftover.
-    async fn make_room(&self, place: Place) -> Result<String> {
+    /// Clears what a crash left where a new filesystem is to be received, and makes its folder. [`Error::Busy`] if it is no leftover.
+    async fn make_room(&self, place: Place) -> Result<()> {
         let name = self.name(place);
         if let Place::Branch(volume, _) = place {
             create_filesystem(&self.inner.layout.branches(volume), &[]).await?;
         }
         self.unmount(&name).await?;
-        ignore_missing(zfs(&["destroy", &name]).await)?;
-        Ok(name)
+        ignore_missing(zfs(&["destroy", &name]).await)
     }
 
     /// Destroys what a receive that failed or was ended brought: its snapshot, or the filesystem that was to have it.
     pub(crate) async fn undo_receive(&self, plan: &SendPlan, filesystem: &str) -> Result<()> {
         if let StreamKind::Incremental(_) = plan.kind {
+            // Whatever a stream may have done to the properties that matter: a main line is never mounted.
+            self.detach(filesystem).await?;
             return destroy(&snapshot_name(filesystem, plan.snapshot)).await;
         }
         // The daemon or kernel destroys it by itself when it notices that the stream ended, and is busy with it until then.

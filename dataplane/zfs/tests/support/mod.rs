@@ -2,13 +2,14 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use std::{
+    io::Read,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
-use ds_zfs::{Have, SendPlan, SnapshotGuid, Volumes, plan_send};
+use ds_zfs::{BEGIN_BYTES, Have, Intake, Receiving, SendPlan, SnapshotGuid, Volumes, plan_send};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -119,13 +120,24 @@ pub async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapshot: Snap
 /// Runs one planned stream from pipe to pipe.
 pub async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
     let sending = from.send(plan).await?;
-    let receiving = to.receive(plan).await?;
-    let copied = copy(sending.stdout.into(), receiving.stdin.into()).await;
+    let (source, receiving) = begin(to.receive(plan).await?, sending.stdout.into()).await?;
+    let copied = copy(source, receiving.stdin.into()).await;
     let sent = sending.process.finish().await;
     let received = receiving.process.finish().await?;
     copied.expect("both ends went well");
     sent?;
     Ok(received)
+}
+
+/// Lets the beginning of a stream in; gives the rest.
+pub async fn begin(intake: Intake, mut stream: std::fs::File) -> ds_zfs::Result<(std::fs::File, Receiving)> {
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut beginning = [0; BEGIN_BYTES];
+        stream.read_exact(&mut beginning).unwrap();
+        (stream, beginning)
+    });
+    let (stream, beginning) = reading.await.unwrap();
+    Ok((stream, intake.begin(&beginning)?))
 }
 
 pub async fn copy(mut from: std::fs::File, mut to: std::fs::File) -> std::io::Result<u64> {
