@@ -33,8 +33,6 @@ pub struct NewCommit {
     pub author: String,
     /// The task that made it.
     pub task: Option<TaskId>,
-    /// String to string, in the format `dotscience.run.v1`.
-    pub metadata: BTreeMap<String, String>,
     /// What differs from the parent.
     pub changes: Vec<FileChange>,
     /// When.
@@ -97,7 +95,7 @@ impl Db {
                 "the workspace has changed meanwhile: try again on its newest commit".into(),
             ));
         }
-        insert_commit(&mut tx, new, None).await?;
+        insert_commit(&mut tx, new, &BTreeMap::new(), None).await?;
         Ok(tx.commit().await?)
     }
 
@@ -217,6 +215,7 @@ const INSERT_COMMIT: &str = "INSERT INTO commits (id, volume_id, snapshot, guid,
 pub(crate) async fn insert_commit(
     tx: &mut Transaction<'static, Any>,
     new: &NewCommit,
+    metadata: &BTreeMap<String, String>,
     branch: Option<&str>,
 ) -> Result<()> {
     let parent = sqlx::query("SELECT depth FROM commits WHERE id = $1 AND volume_id = $2");
@@ -226,7 +225,7 @@ pub(crate) async fn insert_commit(
     let query = query.bind(new.snapshot.to_string()).bind(new.guid.to_string()).bind(new.parent.to_string());
     let query = query.bind(parent.int("depth")? + 1).bind(storable(&new.message)).bind(new.author.clone());
     let query = query.bind(new.task.map(|task| task.to_string())).bind(branch.map(str::to_owned));
-    let query = query.bind(json(&new.metadata)).bind(signed(new.changes.len() as u64)).bind(new.created_ms);
+    let query = query.bind(json(metadata)).bind(signed(new.changes.len() as u64)).bind(new.created_ms);
     query.execute(&mut **tx).await?;
     insert_changes(tx, new).await
 }

@@ -30,6 +30,6 @@ pub use open::Db;
 pub use projects::{NewProject, ProjectRow};
 pub use run_query::{Filter, Kind, Op, RunQuery, Sort};
 pub use runners::{NewRunner, RunnerHello, RunnerRow};
-pub use tasks::{Cancelled, NewTask, TaskEnd, TaskRow};
+pub use tasks::{Cancelled, NewTask, Noted, TaskEnd, TaskRow};
 pub use users::{Credentials, TokenHash};
 pub use walk::PathChange;

@@ -106,7 +106,8 @@ impl Db {
 fn migrator(postgres: bool) -> Migrator {
     let dialect = include_str!("../migrations/0001_postgres_dialect.sql");
     let schema = include_str!("../migrations/0002_schema.sql");
-    let all = [(1, "postgres dialect", dialect), (2, "schema", schema)];
+    let by_name = include_str!("../migrations/0003_values_by_name.sql");
+    let all = [(1, "postgres dialect", dialect), (2, "schema", schema), (3, "values by name", by_name)];
     let wanted = all.into_iter().filter(|(version, ..)| postgres || *version != 1);
     let migrations = wanted.map(|(version, name, sql)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)

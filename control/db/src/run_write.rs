@@ -1,6 +1,9 @@
 //! Writing runs.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, HashMap, HashSet},
+};
 
 use ds_domain::{
     ProjectId, RunId,
@@ -19,37 +22,49 @@ const MAX_RUNS: usize = 1000;
 
 impl Db {
     /// Records runs on commits that exist, all or none; returns the ids that are new. At most 1,000. A run id that is
-    /// recorded already keeps its first record.
+    /// recorded already keeps its first record; one that is another project's is a conflict.
     pub async fn record_runs(&self, runs: &[Run]) -> Result<Vec<RunId>> {
         if runs.len() > MAX_RUNS {
             return Err(Error::Invalid(format!("{} runs at once: send at most {MAX_RUNS}", runs.len())));
         }
         let mut tx = self.begin().await?;
-        let new = insert_runs(&mut tx, runs).await?;
+        let known = known_runs(&mut tx, runs).await?;
+        if let Some(taken) = runs.iter().find(|run| known.get(&run.id).is_some_and(|of| *of != run.project)) {
+            return Err(Error::Conflict(format!("another project has a run {}: choose a new id", taken.id)));
+        }
+        let mut seen = HashSet::new();
+        let new: Vec<&Run> =
+            runs.iter().filter(|run| !known.contains_key(&run.id) && seen.insert(run.id)).collect();
+        insert_runs(&mut tx, &new).await?;
         tx.commit().await?;
-        Ok(new)
+        Ok(new.iter().map(|run| run.id).collect())
     }
 }
 
-/// Inserts the runs whose ids are new, and returns those.
-pub(crate) async fn insert_runs(tx: &mut Transaction<'static, Any>, runs: &[Run]) -> Result<Vec<RunId>> {
-    let mut seen = known(tx, runs).await?;
-    let new: Vec<(i64, &Run)> = (0..).zip(runs).filter(|(_, run)| seen.insert(run.id)).collect();
-    insert_rows(tx, &new).await?;
-    insert_values(tx, &new).await?;
-    insert_files(tx, &new).await?;
-    count(tx, &new).await?;
-    Ok(new.iter().map(|(_, run)| run.id).collect())
+/// Inserts runs whose ids are new and differ.
+pub(crate) async fn insert_runs<R: Borrow<Run>>(
+    tx: &mut Transaction<'static, Any>,
+    runs: &[R],
+) -> Result<()> {
+    let runs: Vec<(i64, &Run)> = (0..).zip(runs.iter().map(Borrow::borrow)).collect();
+    insert_rows(tx, &runs).await?;
+    insert_values(tx, &runs).await?;
+    insert_files(tx, &runs).await?;
+    count(tx, &runs).await
 }
 
-async fn known(tx: &mut Transaction<'static, Any>, runs: &[Run]) -> Result<HashSet<RunId>> {
-    let mut known = HashSet::new();
+/// Those of the runs that are recorded already, and in which project.
+pub(crate) async fn known_runs(
+    tx: &mut Transaction<'static, Any>,
+    runs: &[Run],
+) -> Result<HashMap<RunId, ProjectId>> {
+    let mut known = HashMap::new();
     let ids: Vec<RunId> = runs.iter().map(|run| run.id).collect();
     for batch in ids.chunks(IDS) {
-        let mut sql = Sql::new("SELECT id FROM runs WHERE id IN ");
+        let mut sql = Sql::new("SELECT id, project_id FROM runs WHERE id IN ");
         sql.bind_list(batch);
         for row in sql.query().fetch_all(&mut **tx).await? {
-            known.insert(row.parsed("id")?);
+            known.insert(row.parsed("id")?, row.parsed("project_id")?);
         }
     }
     Ok(known)

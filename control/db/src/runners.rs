@@ -14,8 +14,10 @@ use crate::{
     rows::{Columns, Sql, json, taken},
 };
 
+/// Any runner; [`PRESENT`] leaves out those that were removed.
 const RUNNER: &str = "SELECT r.*, (SELECT COUNT(*) FROM tasks t WHERE t.runner_id = r.id \
-    AND t.state IN ('scheduled', 'running')) AS busy FROM runners r WHERE r.removed_ms IS NULL";
+    AND t.state IN ('scheduled', 'running')) AS busy FROM runners r WHERE ";
+const PRESENT: &str = "r.removed_ms IS NULL";
 
 /// A runner that may register.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct RunnerRow {
     pub runner: Runner,
     /// SHA-256 of its certificate's DER, once it is registered.
     pub certificate: Option<[u8; 32]>,
+    /// Whether it was removed: it is known only so that it can be told to drop what it still holds.
+    pub removed: bool,
 }
 
 /// What a runner says when it connects.
@@ -75,7 +79,8 @@ fn runner(row: &AnyRow) -> Result<RunnerRow> {
         Some(_) => Some(row.word("certificate", digest)?),
         None => None,
     };
-    Ok(RunnerRow { runner, certificate })
+    let removed = row.optional_int("removed_ms")?.is_some();
+    Ok(RunnerRow { runner, certificate, removed })
 }
 
 /// 32 bytes in hex.
@@ -112,7 +117,7 @@ impl Db {
     /// Which runner a registration token is for. Unknown is `NotFound`; used or expired is a conflict.
     pub async fn runner_of_token(&self, token: TokenHash, now_ms: i64) -> Result<RunnerRow> {
         let mut sql = Sql::new(RUNNER);
-        sql.push(" AND r.token = ").bind(token.to_string());
+        sql.push(PRESENT).push(" AND r.token = ").bind(token.to_string());
         let row = sql.query().fetch_optional(self.reader()).await?;
         let row = row.ok_or_else(|| {
             let id = token.to_string()[..12].to_owned();
@@ -151,11 +156,23 @@ impl Db {
         self.find_runner(&id.to_string()).await
     }
 
+    /// A runner by id, also one that was removed.
+    pub async fn runner_ever(&self, id: RunnerId) -> Result<RunnerRow> {
+        let mut sql = Sql::new(RUNNER);
+        sql.push("r.id = ").bind(id.to_string());
+        let row = sql.query().fetch_optional(self.reader()).await?;
+        runner(&row.ok_or_else(|| no_runner(&id))?)
+    }
+
     /// A runner by its name or id.
     pub async fn find_runner(&self, name_or_id: &str) -> Result<RunnerRow> {
         let id = name_or_id.parse::<RunnerId>().map_or_else(|_| name_or_id.to_owned(), |id| id.to_string());
         let mut sql = Sql::new(RUNNER);
-        sql.push(" AND (r.id = ").bind(id.clone()).push(" OR r.name = ").bind(name_or_id.to_owned());
+        sql.push(PRESENT)
+            .push(" AND (r.id = ")
+            .bind(id.clone())
+            .push(" OR r.name = ")
+            .bind(name_or_id.to_owned());
         // A name may look like another runner's id: the id wins.
         sql.push(") ORDER BY CASE WHEN r.id = ").bind(id).push(" THEN 0 ELSE 1 END LIMIT 1");
         let row = sql.query().fetch_optional(self.reader()).await?;
@@ -165,7 +182,7 @@ impl Db {
     /// All runners, by name.
     pub async fn runners(&self) -> Result<Vec<RunnerRow>> {
         let mut sql = Sql::new(RUNNER);
-        sql.push(" ORDER BY r.name");
+        sql.push(PRESENT).push(" ORDER BY r.name");
         let rows = sql.query().fetch_all(self.reader()).await?;
         rows.iter().map(runner).collect()
     }

@@ -51,6 +51,15 @@ pub struct TaskRow {
     pub result: SnapshotId,
 }
 
+/// What a runner has to know of a task when it says how far that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    /// The task's project.
+    pub project: ProjectId,
+    /// Whether somebody asked for its end.
+    pub cancelling: bool,
+}
+
 /// What became of a request to cancel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cancelled {
@@ -237,7 +246,7 @@ impl Db {
         Ok(tx.commit().await?)
     }
 
-    /// The runner that has it says how far it is. False if the task is not this runner's (any more).
+    /// The runner that has it says how far it is. `None` if the task is not this runner's (any more).
     pub async fn task_progress(
         &self,
         task: TaskId,
@@ -245,12 +254,25 @@ impl Db {
         phase: Phase,
         detail: &str,
         at_ms: i64,
-    ) -> Result<bool> {
+    ) -> Result<Option<Noted>> {
         let sql = "UPDATE tasks SET state = 'running', phase = $3, detail = $4, started_ms = COALESCE(started_ms, $5) \
-            WHERE id = $1 AND runner_id = $2 AND state IN ('scheduled', 'running')";
+            WHERE id = $1 AND runner_id = $2 AND state IN ('scheduled', 'running') RETURNING project_id, cancelling";
         let query = sqlx::query(sql).bind(task.to_string()).bind(runner.to_string()).bind(phase.as_str());
         let query = query.bind(storable(detail)).bind((phase == Phase::Running).then_some(at_ms));
-        Ok(query.execute(self.writer()).await?.rows_affected() == 1)
+        // All rows are asked for, though there is one: on SQLite the statement has ended only then.
+        let rows = query.fetch_all(self.writer()).await?;
+        let noted = rows
+            .first()
+            .map(|row| Ok(Noted { project: row.parsed("project_id")?, cancelling: row.flag("cancelling")? }));
+        noted.transpose()
+    }
+
+    /// Replaces the line that says how it is with a task which a runner has.
+    pub async fn note_detail(&self, task: TaskId, detail: &str) -> Result<()> {
+        let sql = "UPDATE tasks SET detail = $2 WHERE id = $1 AND state IN ('scheduled', 'running')";
+        let query = sqlx::query(sql).bind(task.to_string()).bind(storable(detail));
+        query.execute(self.writer()).await?;
+        Ok(())
     }
 
     /// Asks for the end of a task.

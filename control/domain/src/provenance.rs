@@ -24,10 +24,12 @@ pub struct Evidence<'a> {
     changes: HashMap<&'a str, ChangeKind>,
     /// Folders that a change is in.
     changed_folders: HashSet<&'a str>,
+    /// Folders that a file is in which was added or modified.
+    written_folders: HashSet<&'a str>,
     /// What some record of the task wrote.
     written: HashSet<&'a str>,
-    /// Changed, but named by no record.
-    undeclared: Vec<&'a str>,
+    /// What is said of the files that changed, but that no record names.
+    undeclared: Vec<String>,
 }
 
 impl<'a> Evidence<'a> {
@@ -35,28 +37,39 @@ impl<'a> Evidence<'a> {
     ///
     /// A file that nobody declared is a conflict of every record, since any of them may have written it; but not where
     /// nothing was declared at all: so run programs that know nothing of records.
-    pub fn new(records: &[&'a RunRecord], changes: &'a [FileChange]) -> Self {
+    pub fn new(records: impl Iterator<Item = &'a RunRecord> + Clone, changes: &'a [FileChange]) -> Self {
         let declared: HashSet<&str> = records
-            .iter()
+            .clone()
             .flat_map(|record| record.outputs.iter().chain(&record.inputs))
             .map(String::as_str)
             .collect();
         let scripts: HashSet<&str> =
-            records.iter().filter_map(|record| record.workload_file.as_deref()).collect();
+            records.clone().filter_map(|record| record.workload_file.as_deref()).collect();
         let known = |path: &&str| {
             scripts.contains(path) || declared.contains(path) || folders(path).any(|f| declared.contains(f))
         };
         let paths = || changes.iter().map(|change| change.path.as_str());
+        let mut undeclared = Vec::new();
+        if !declared.is_empty() {
+            tell(&mut undeclared, paths().filter(|path| !known(path)), "changed, but no run declared it");
+        }
         Self {
             changes: changes.iter().map(|change| (change.path.as_str(), change.change)).collect(),
             changed_folders: paths().flat_map(folders).collect(),
-            written: records.iter().flat_map(|record| &record.outputs).map(String::as_str).collect(),
-            undeclared: if declared.is_empty() {
-                Vec::new()
-            } else {
-                paths().filter(|path| !known(path)).collect()
-            },
+            written_folders: changes
+                .iter()
+                .filter(|change| change.change != ChangeKind::Removed)
+                .flat_map(|change| folders(&change.path))
+                .collect(),
+            written: records.flat_map(|record| &record.outputs).map(String::as_str).collect(),
+            undeclared,
         }
+    }
+
+    /// Whether a path, or something below it, is there after the task and differs from its base.
+    pub fn is_written(&self, path: &str) -> bool {
+        self.changes.get(path).is_some_and(|change| *change != ChangeKind::Removed)
+            || self.written_folders.contains(path)
     }
 
     /// Where one of the records and the files differ; texts for people. `inputs` are the record's inputs as resolved
@@ -83,19 +96,9 @@ impl<'a> Evidence<'a> {
         let missing = missing.filter(|path| change(path).is_none() && !self.changed_folders.contains(path));
         tell(&mut texts, missing, "declared as an input, but no commit has it");
 
-        tell(&mut texts, self.undeclared.iter().copied(), "changed, but no run declared it");
+        texts.extend_from_slice(&self.undeclared);
         texts
     }
-}
-
-/// [`Evidence::conflicts`] of one record, for a task with few.
-pub fn conflicts(
-    record: &RunRecord,
-    inputs: &[RunFile],
-    records: &[&RunRecord],
-    changes: &[FileChange],
-) -> Vec<String> {
-    Evidence::new(records, changes).conflicts(record, inputs)
 }
 
 /// The folders that a path is in, innermost first.
@@ -139,7 +142,7 @@ mod tests {
     }
 
     fn told(records: &[RunRecord], index: usize, inputs: &[RunFile], changes: &[FileChange]) -> Vec<String> {
-        conflicts(&records[index], inputs, &records.iter().collect::<Vec<_>>(), changes)
+        Evidence::new(records.iter(), changes).conflicts(&records[index], inputs)
     }
 
     #[test]
@@ -178,6 +181,18 @@ mod tests {
         let changes = [change("mid.csv", ChangeKind::Modified)];
         let records = [writes, reads];
         assert_eq!(told(&records, 1, &[missing], &changes), [""; 0]);
+    }
+
+    #[test]
+    fn a_folder_is_written_where_something_in_it_is() {
+        let changes = [change("a/b/c", ChangeKind::Added), change("old/x", ChangeKind::Removed)];
+        let evidence = Evidence::new([].into_iter(), &changes);
+        for path in ["a", "a/b", "a/b/c"] {
+            assert!(evidence.is_written(path), "{path}");
+        }
+        for path in ["a/bc", "old", "old/x", "c"] {
+            assert!(!evidence.is_written(path), "{path}");
+        }
     }
 
     #[test]

@@ -44,6 +44,13 @@ pub enum RecordProblem {
         /// Bytes.
         limit: usize,
     },
+    /// More paths of one kind than a record may declare; the others were left out.
+    TooManyPaths {
+        /// How many were.
+        left_out: usize,
+        /// How many a record may declare.
+        limit: usize,
+    },
     /// Bytes or characters that no database keeps were replaced by `U+FFFD`.
     BadText,
 }
@@ -64,6 +71,9 @@ impl fmt::Display for RecordProblem {
                 write!(f, "the field {name:?} of the run record has the wrong type and was left out")
             }
             Self::LongName { name, limit } => write!(f, "a name of over {limit} bytes was cut to {name:?}"),
+            Self::TooManyPaths { left_out, limit } => {
+                write!(f, "more than {limit} paths were declared: {left_out} were left out")
+            }
             Self::BadText => {
                 write!(f, "text that is not UTF-8, or that contains NUL, was replaced by U+FFFD")
             }

@@ -46,6 +46,8 @@ pub struct Candidate {
     pub gpus: u32,
     /// Committed snapshots on its pool.
     pub holds: HashSet<SnapshotId>,
+    /// Tasks of which it still drops what it had: it can take them again only after that.
+    pub letting_go: HashSet<TaskId>,
 }
 
 /// What the scheduler decided: every waiting task is in one of the two lists.
@@ -139,6 +141,10 @@ fn fitting(task: &Waiting, runners: &[Candidate], registered: usize) -> Result<V
             });
         }
     }
+    left.retain(|&index| !runners[index].letting_go.contains(&task.task));
+    if left.is_empty() {
+        return Err("its runner drops what an earlier attempt left; it starts again after that".into());
+    }
     Ok(left)
 }
 
@@ -200,6 +206,7 @@ mod tests {
             memory_bytes: 16 << 30,
             gpus: 0,
             holds: HashSet::new(),
+            letting_go: HashSet::new(),
         }
     }
 
@@ -222,6 +229,14 @@ mod tests {
         assert_eq!(names(&[task(1)], &runners), ["b"]);
         runners[0].holds.insert(SnapshotId(Uuid::from_u128(100)));
         assert_eq!(names(&[task(1), task(2), task(3)], &runners), ["c", "c", "b"]);
+    }
+
+    #[test]
+    fn a_runner_that_still_lets_go_of_a_task_does_not_get_it() {
+        let mut runners = [runner("a", 2, 0), runner("b", 1, 0)];
+        runners[0].letting_go.insert(task(1).task);
+        assert_eq!(names(&[task(1), task(2)], &runners), ["b", "a"]);
+        assert!(reason(task(1), &runners[..1]).contains("earlier attempt"));
     }
 
     #[test]

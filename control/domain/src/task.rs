@@ -12,6 +12,12 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Bytes of log that are kept of one task: 1 GiB. The runner ends a task that writes more, and the hub stores no more.
+pub const MAX_TASK_LOG: u64 = 1 << 30;
+
+/// What stands for the value of an environment variable where it is not shown.
+pub const HIDDEN: &str = "***";
+
 /// Where a task is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -185,7 +191,31 @@ pub struct Repository {
     pub reference: String,
 }
 
+impl Repository {
+    /// Refuses credentials in the address: everybody who may see the task would see them too.
+    fn validate(&self) -> Result<(), String> {
+        let Some((scheme, rest)) = self.url.split_once("://") else { return Ok(()) };
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let Some((user, host)) = authority.rsplit_once('@') else { return Ok(()) };
+        // With SSH a bare user name is part of the place and proves nothing.
+        if matches!(scheme, "ssh" | "git+ssh") && !user.contains(':') {
+            return Ok(());
+        }
+        Err(format!(
+            "the address of the repository at {host} contains a user name or a password, which whoever sees the task would \
+             see: leave them out, and use a deploy key, or an environment variable that the command reads"
+        ))
+    }
+}
+
 impl TaskSpec {
+    /// Keeps the names of the environment's variables and hides their values: for whoever may not start tasks.
+    pub fn hide_environment(&mut self) {
+        for value in self.environment.values_mut() {
+            HIDDEN.clone_into(value);
+        }
+    }
+
     /// Checks what can be checked before a machine is involved; the text is for the person who asked.
     pub fn validate(&self) -> Result<(), String> {
         if self.command.first().is_none_or(String::is_empty) {
@@ -204,6 +234,9 @@ impl TaskSpec {
         }
         if self.memory_bytes.is_some_and(|m| m < 6 << 20) {
             return Err("memory is below 6 MiB, the least that Docker accepts".into());
+        }
+        if let Some(repository) = &self.repository {
+            repository.validate()?;
         }
         if self.timeout_seconds == Some(0) {
             return Err("a timeout of 0 seconds would end the task at once: leave it out for none".into());
@@ -230,5 +263,25 @@ mod tests {
         assert!(TaskSpec::default().validate().unwrap_err().contains("command is empty"));
         let spec = TaskSpec { command: vec!["true".into()], cpus: Some(f64::NAN), ..TaskSpec::default() };
         assert!(spec.validate().is_err());
+    }
+
+    #[test]
+    fn an_address_with_credentials_is_refused() {
+        let check = |url: &str| Repository { url: url.into(), reference: String::new() }.validate();
+        for url in [
+            "https://github.com/a/b",
+            "https://host:8443/a@b",
+            "git@github.com:a/b.git",
+            "ssh://git@host/a/b",
+            "/srv/git/a@b",
+        ] {
+            assert_eq!(check(url), Ok(()), "{url}");
+        }
+        for url in
+            ["https://token@host/a", "https://ann:pw@host/a", "ssh://ann:pw@host/a", "http://a:b@c@host?x"]
+        {
+            let refused = check(url).unwrap_err();
+            assert!(refused.contains("deploy key") && !refused.contains("pw"), "{refused}");
+        }
     }
 }

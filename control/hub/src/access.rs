@@ -8,6 +8,7 @@ use ds_db::TaskRow;
 use ds_domain::{
     ProjectId,
     api::{Access, Commit, Project, Run, User},
+    task::TaskSpec,
 };
 
 use crate::{core::Core, http::Problem};
@@ -38,8 +39,9 @@ impl Core {
 
     /// A task by id or the start of one, in whose project `user` has at least `need`.
     pub(crate) async fn task_for(&self, user: &User, id: &str, need: Access) -> Result<TaskRow, Problem> {
-        let row = self.db.task(self.db.find_task(user, long_enough(id)?).await?).await?;
-        self.require(user, row.task.project, need).await?;
+        let mut row = self.db.task(self.db.find_task(user, long_enough(id)?).await?).await?;
+        let access = self.require(user, row.task.project, need).await?;
+        hide_from(access, &mut row.task.spec);
         Ok(row)
     }
 
@@ -57,11 +59,18 @@ impl Core {
         Ok(self.db.commit(id).await?)
     }
 
-    async fn require(&self, user: &User, project: ProjectId, need: Access) -> Result<(), Problem> {
+    async fn require(&self, user: &User, project: ProjectId, need: Access) -> Result<Access, Problem> {
         match self.db.access(user, project).await? {
-            Some(access) => check(access, need),
+            Some(access) => check(access, need).map(|()| access),
             None => Err(Problem::not_found("this object")),
         }
+    }
+}
+
+/// Secrets are handed to tasks in their environment: its values are for those who may start tasks themselves.
+pub(crate) fn hide_from(access: Access, spec: &mut TaskSpec) {
+    if access < Access::Editor {
+        spec.hide_environment();
     }
 }
 

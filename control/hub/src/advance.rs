@@ -4,10 +4,14 @@
 //! has not followed when the hub stops, or what nobody was left to say, is asked for again: all heads are, at
 //! the start and every ten minutes.
 
-use std::{collections::VecDeque, sync::Mutex, time::Duration};
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::Mutex,
+    time::Duration,
+};
 
 use ds_domain::{SnapshotId, VolumeId};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{core::Core, error::chain, store_clock::store_answers};
 
@@ -20,37 +24,59 @@ const ROUND: Duration = Duration::from_mins(10);
 /// away.
 #[derive(Default)]
 pub(crate) struct Advances {
-    pending: Mutex<VecDeque<(VolumeId, SnapshotId)>>,
+    pending: Mutex<VecDeque<Move>>,
     added: Notify,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Move {
+    volume: VolumeId,
+    snapshot: SnapshotId,
+    /// Set once it failed: not before.
+    not_before: Option<Instant>,
 }
 
 impl Advances {
     pub(crate) fn add(&self, volume: VolumeId, snapshot: SnapshotId) {
         let mut pending = self.pending.lock().expect("no holder of this lock panics");
-        if !pending.contains(&(volume, snapshot)) {
-            pending.push_back((volume, snapshot));
+        if !pending.iter().any(|known| (known.volume, known.snapshot) == (volume, snapshot)) {
+            pending.push_back(Move { volume, snapshot, not_before: None });
         }
         self.added.notify_one();
     }
 
-    fn first(&self) -> Option<(VolumeId, SnapshotId)> {
-        self.pending.lock().expect("no holder of this lock panics").front().copied()
+    /// The next move whose time has come, as soon as there is one. A volume's moves keep their order; one in
+    /// trouble does not hold up the others.
+    async fn next(&self) -> Move {
+        loop {
+            let firsts = self.firsts();
+            let now = Instant::now();
+            if let Some(due) = firsts.iter().find(|first| first.not_before.is_none_or(|at| at <= now)) {
+                return *due;
+            }
+            let earliest = firsts.iter().filter_map(|first| first.not_before).min();
+            tokio::select! {
+                () = self.added.notified() => {}
+                () = tokio::time::sleep_until(earliest.unwrap_or(now)), if earliest.is_some() => {}
+            }
+        }
     }
 
-    fn done(&self) {
-        self.pending.lock().expect("no holder of this lock panics").pop_front();
+    /// The first move of each volume.
+    fn firsts(&self) -> Vec<Move> {
+        let pending = self.pending.lock().expect("no holder of this lock panics");
+        let mut volumes = HashSet::new();
+        pending.iter().filter(|first| volumes.insert(first.volume)).copied().collect()
     }
 
-    /// Puts the first one last, so that one volume in trouble does not hold up the others.
-    fn postpone(&self) {
+    fn done(&self, made: Move) {
+        self.pending.lock().expect("no holder of this lock panics").retain(|known| *known != made);
+    }
+
+    fn postpone(&self, failed: Move) {
         let mut pending = self.pending.lock().expect("no holder of this lock panics");
-        if let Some((volume, snapshot)) = pending.pop_front() {
-            // A volume's moves keep their order.
-            let (same, others): (VecDeque<_>, VecDeque<_>) =
-                pending.drain(..).partition(|(other, _)| *other == volume);
-            pending.extend(others);
-            pending.push_back((volume, snapshot));
-            pending.extend(same);
+        for known in pending.iter_mut().filter(|known| **known == failed) {
+            known.not_before = Some(Instant::now() + RETRY);
         }
     }
 }
@@ -66,33 +92,35 @@ pub(crate) async fn run(core: &Core) {
 async fn follow(core: &Core) {
     let mut rounds = tokio::time::interval(ROUND);
     loop {
-        let Some((volume, snapshot)) = core.advances.first() else {
-            tokio::select! {
-                () = core.advances.added.notified() => {}
-                _ = rounds.tick() => {
-                    if let Err(error) = add_all_heads(core).await {
-                        tracing::warn!(error = %chain(&error), "cannot read the heads: trying again");
-                        rounds.reset_after(RETRY);
-                    }
+        tokio::select! {
+            // First, so that a queue that is never empty does not keep the heads from being read.
+            biased;
+            _ = rounds.tick() => {
+                if let Err(error) = add_all_heads(core).await {
+                    tracing::warn!(error = %chain(&error), "cannot read the heads: trying again");
+                    rounds.reset_after(RETRY);
                 }
             }
-            continue;
-        };
-        store_answers(core).await;
-        match core.store.advance(volume, snapshot).await {
-            Ok(()) => core.advances.done(),
-            // Asking again would not help: the store has lost it, and what is read from there will say so.
-            Err(error) if !may_come(&error) => {
-                tracing::error!(volume.id = %volume, snapshot.id = %snapshot, error = %chain(&error),
-                    "the store cannot move its main line to the head");
-                core.advances.done();
-            }
-            Err(error) => {
-                tracing::warn!(volume.id = %volume, snapshot.id = %snapshot, error = %chain(&error),
-                    "the store has not moved its main line: trying again");
-                core.advances.postpone();
-                tokio::time::sleep(RETRY).await;
-            }
+            next = core.advances.next() => advance(core, next).await,
+        }
+    }
+}
+
+async fn advance(core: &Core, next: Move) {
+    let Move { volume, snapshot, .. } = next;
+    store_answers(core).await;
+    match core.store.advance(volume, snapshot).await {
+        Ok(()) => core.advances.done(next),
+        // Asking again would not help: the store has lost it, and what is read from there will say so.
+        Err(error) if !may_come(&error) => {
+            tracing::error!(volume.id = %volume, snapshot.id = %snapshot, error = %chain(&error),
+                "the store cannot move its main line to the head");
+            core.advances.done(next);
+        }
+        Err(error) => {
+            tracing::warn!(volume.id = %volume, snapshot.id = %snapshot, error = %chain(&error),
+                "the store has not moved its main line: trying again");
+            core.advances.postpone(next);
         }
     }
 }
@@ -115,20 +143,22 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_postponed_lets_other_volumes_pass_and_keeps_the_order_of_its_own() {
+    #[tokio::test(start_paused = true)]
+    async fn what_is_postponed_lets_other_volumes_pass_and_keeps_the_order_of_its_own() {
         let [a, b] = [1, 2].map(|n| VolumeId(Uuid::from_u128(n)));
         let [one, two, three] = [1, 2, 3].map(|n| SnapshotId(Uuid::from_u128(n)));
         let advances = Advances::default();
         for (volume, snapshot) in [(a, one), (a, two), (b, three), (a, one)] {
             advances.add(volume, snapshot);
         }
-        advances.postpone();
-        let mut order = Vec::new();
-        while let Some(first) = advances.first() {
-            order.push(first);
-            advances.done();
+        let (mut order, start) = (Vec::new(), Instant::now());
+        advances.postpone(advances.next().await);
+        for _ in 0..3 {
+            let next = advances.next().await;
+            order.push((next.volume, next.snapshot, start.elapsed() >= RETRY));
+            advances.done(next);
         }
-        assert_eq!(order, [(b, three), (a, one), (a, two)]);
+        assert_eq!(order, [(b, three, false), (a, one, true), (a, two, true)]);
+        assert!(advances.firsts().is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! Drops at the store what no commit points at: results of tasks that ended otherwise, uploads that came too
-//! late.
+//! Drops at the store what nothing points at: results of tasks that ended otherwise, uploads that came too late,
+//! volumes of projects that were not made after all.
 //!
-//! A snapshot goes only if two rounds in a row found it unused: what is under way (an upload between its
-//! snapshot and its commit, at this hub or another) is recorded long before the second.
+//! A snapshot or a volume goes only if two rounds in a row found it unused: what is under way (an upload between
+//! its snapshot and its commit, at this hub or another) is recorded long before the second.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -22,7 +22,7 @@ pub(crate) async fn run(core: &Core) {
 }
 
 async fn collect(core: &Core) {
-    let mut unused = HashSet::new();
+    let mut unused = Unused::default();
     loop {
         store_answers(core).await;
         unused = round(core, &unused).await;
@@ -35,33 +35,70 @@ async fn collect(core: &Core) {
     }
 }
 
-/// One round over all volumes: drops what `before` found unused too, and returns what is unused now.
-async fn round(core: &Core, before: &HashSet<SnapshotId>) -> HashSet<SnapshotId> {
-    let mut unused = HashSet::new();
-    let projects = match core.db.project_rows().await {
-        Ok(projects) => projects,
-        Err(error) => {
-            tracing::warn!(error = %chain(&error), "cannot look for unused snapshots");
+/// What a round found unused and left.
+#[derive(Debug, Default, PartialEq)]
+struct Unused {
+    snapshots: HashSet<SnapshotId>,
+    volumes: HashSet<VolumeId>,
+}
+
+/// One round over all volumes: drops what `before` has too, and returns what is unused now.
+async fn round(core: &Core, before: &Unused) -> Unused {
+    let mut unused = Unused::default();
+    let (stored, known) = match volumes(core).await {
+        Ok(volumes) => volumes,
+        Err(why) => {
+            tracing::warn!(why, "cannot look for what is unused at the store");
             return unused;
         }
     };
-    for project in projects {
-        match unused_of(core, project.workspace).await {
-            Ok(found) => {
-                for snapshot in found {
-                    if before.contains(&snapshot) {
-                        drop_snapshot(core, project.workspace, snapshot).await;
-                    } else {
-                        unused.insert(snapshot);
-                    }
-                }
-            }
-            Err(why) => {
-                tracing::warn!(volume.id = %project.workspace, why, "cannot look for unused snapshots");
-            }
+    for volume in stored {
+        if known.contains(&volume) {
+            drop_unused_of(core, volume, &before.snapshots, &mut unused.snapshots).await;
+        } else if before.volumes.contains(&volume) {
+            drop_volume(core, volume).await;
+        } else {
+            unused.volumes.insert(volume);
         }
     }
     unused
+}
+
+/// The volumes that the store has, and those that a project has. Asked for in this order, so that one that is
+/// being made now is not only in the first.
+async fn volumes(core: &Core) -> Result<(Vec<VolumeId>, HashSet<VolumeId>), String> {
+    let stored = core.store.list_volumes().await.map_err(|error| chain(&error))?;
+    let projects = core.db.project_rows().await.map_err(|error| chain(&error))?;
+    Ok((stored, projects.iter().map(|project| project.workspace).collect()))
+}
+
+async fn drop_unused_of(
+    core: &Core,
+    volume: VolumeId,
+    before: &HashSet<SnapshotId>,
+    unused: &mut HashSet<SnapshotId>,
+) {
+    match unused_of(core, volume).await {
+        Ok(found) => {
+            for snapshot in found {
+                if before.contains(&snapshot) {
+                    drop_snapshot(core, volume, snapshot).await;
+                } else {
+                    unused.insert(snapshot);
+                }
+            }
+        }
+        Err(why) => tracing::warn!(volume.id = %volume, why, "cannot look for unused snapshots"),
+    }
+}
+
+async fn drop_volume(core: &Core, volume: VolumeId) {
+    match core.store.drop_volume(volume).await {
+        Ok(()) => tracing::info!(volume.id = %volume, "dropped a volume that no project has"),
+        Err(error) => {
+            tracing::warn!(volume.id = %volume, error = %chain(&error), "an unused volume stays for now");
+        }
+    }
 }
 
 /// The snapshots of a volume that no commit has and that no live task is about to commit.
@@ -95,15 +132,17 @@ async fn drop_snapshot(core: &Core, volume: VolumeId, snapshot: SnapshotId) {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::{Ipv4Addr, SocketAddr, UdpSocket},
+        net::{Ipv4Addr, UdpSocket},
         process::Command,
         sync::Arc,
     };
 
     use bytes::Bytes;
+    use ds_db::{NewRunner, NewTask, TokenHash};
     use ds_domain::{
-        NodeId,
+        NodeId, RunnerId, TaskId,
         api::{CreateProject, Project, User},
+        task::TaskSpec,
     };
     use ds_link::Role;
     use ds_transfer::{Store, StoreConfig};
@@ -112,7 +151,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Hub, HubConfig, HubState, StoreTarget};
+    use crate::{Hub, HubState, StoreTarget};
 
     /// A pool of 128 MiB in a file.
     struct Pool(String);
@@ -134,25 +173,34 @@ mod tests {
         }
     }
 
-    fn config(dir: &std::path::Path, store: StoreTarget) -> HubConfig {
-        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        HubConfig {
-            http: any_port,
-            nodes: any_port,
-            database_url: format!("sqlite:{}", dir.join("hub.db").display()),
-            state_dir: dir.to_owned(),
-            advertise: None,
-            store,
-            default_image: String::new(),
-        }
-    }
-
     async fn import(core: &Core, project: &Project) -> SnapshotId {
         let base = core.db.head(project.workspace).await.unwrap().snapshot;
         let snapshot = SnapshotId(Uuid::new_v4());
         let empty_tar = stream::iter([Ok(Bytes::from_static(&[0; 1024]))]);
         core.store.import_tar(project.workspace, base, snapshot, "", empty_tar).await.unwrap();
         snapshot
+    }
+
+    /// A task that a runner has, and whose result this snapshot is.
+    async fn assign(core: &Core, author: &User, project: &Project, result: SnapshotId) {
+        let runner = NewRunner {
+            id: RunnerId(Uuid::new_v4()),
+            name: "box".into(),
+            token: TokenHash([1; 32]),
+            token_expires_ms: 1,
+            created_ms: 1,
+        };
+        core.db.create_runner(&runner).await.unwrap();
+        let task = NewTask {
+            id: TaskId(Uuid::new_v4()),
+            project: project.id,
+            author: author.id,
+            spec: TaskSpec { command: vec!["true".into()], ..TaskSpec::default() },
+            result,
+            created_ms: 1,
+        };
+        core.db.create_task(&task).await.unwrap();
+        core.db.assign_task(task.id, runner.id).await.unwrap().unwrap();
     }
 
     async fn stored(core: &Core, project: &Project) -> HashSet<SnapshotId> {
@@ -180,21 +228,31 @@ mod tests {
         let stopping = stop.clone();
         let running = tokio::spawn(async move { store.run(stopping).await });
 
-        let hub = Hub::build(config(dir.path(), StoreTarget { node, address: listen })).await.unwrap();
-        let core = Arc::clone(hub.core());
-        crate::store_clock::tell_time(&core).await.unwrap();
+        let hub = Hub::for_test(dir.path(), StoreTarget { node, address: listen }).await;
+        let core = Arc::new(hub.into_core());
+        crate::store_clock::tell_store(&core).await.unwrap();
         let admin: User = core.db.user_by_name("admin").await.unwrap();
         let request = CreateProject { name: "p".into(), description: String::new() };
         let project = core.create_project(&admin, request).await.unwrap();
         let head = core.db.head(project.workspace).await.unwrap().snapshot;
         let orphan = import(&core, &project).await;
+        let awaited = import(&core, &project).await;
+        assign(&core, &admin, &project, awaited).await;
+        let nobodys = VolumeId(Uuid::new_v4());
+        core.store.create_volume(nobodys, SnapshotId(Uuid::new_v4())).await.unwrap();
 
-        let first = round(&core, &HashSet::new()).await;
-        assert_eq!(first, HashSet::from([orphan]));
-        assert_eq!(stored(&core, &project).await, HashSet::from([head, orphan]));
+        let first = round(&core, &Unused::default()).await;
+        let found = Unused { snapshots: HashSet::from([orphan]), volumes: HashSet::from([nobodys]) };
+        assert_eq!(first, found);
+        assert_eq!(stored(&core, &project).await, HashSet::from([head, orphan, awaited]));
         let second = round(&core, &first).await;
-        assert!(second.is_empty());
-        assert_eq!(stored(&core, &project).await, HashSet::from([head]));
+        assert_eq!(second, Unused::default());
+        assert_eq!(
+            stored(&core, &project).await,
+            HashSet::from([head, awaited]),
+            "a live task's result stays"
+        );
+        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace]);
         stop.cancel();
         running.await.unwrap();
     }

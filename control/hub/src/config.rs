@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use ds_domain::NodeId;
+use ds_proto::v1::StoreAddress;
 
 /// Settings of a hub.
 #[derive(Debug, Clone)]
@@ -35,8 +36,13 @@ pub struct StoreTarget {
 }
 
 impl StoreTarget {
-    /// What runners are told: `host:port`, the host empty where it is the hub's own.
-    pub(crate) fn for_runners(&self) -> String {
+    /// Where it is, as runners are told.
+    pub(crate) fn told(&self) -> StoreAddress {
+        StoreAddress { node_id: self.node.to_bytes(), address: self.for_runners() }
+    }
+
+    /// `host:port`, the host empty where it is the hub's own.
+    fn for_runners(&self) -> String {
         let ip = self.address.ip();
         if ip.is_loopback() || ip.is_unspecified() {
             format!(":{}", self.address.port())

@@ -11,7 +11,7 @@ use ds_domain::{
 use ds_link::{Ca, Trust};
 use ds_transfer::{StoreClient, ticket::TicketSigner};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -29,10 +29,14 @@ pub(crate) const SILENCE_MS: i64 = 30_000;
 /// The shared parts. All that has to survive is in `db` and at the store; the rest can be lost at any moment.
 pub(crate) struct Core {
     pub(crate) db: Db,
+    /// Since when this process hears runners.
+    pub(crate) started_ms: i64,
     pub(crate) store: StoreClient,
     pub(crate) store_target: StoreTarget,
     /// Whether the store answered when it was last told the time.
     pub(crate) store_answers: watch::Sender<bool>,
+    /// A runner registered or was removed: the store should know soon.
+    pub(crate) nodes_changed: Notify,
     pub(crate) ca: Ca,
     pub(crate) trust: Trust,
     pub(crate) tickets: TicketSigner,
@@ -53,6 +57,13 @@ impl Core {
     /// Whether a runner is there: connected to this process, or heard by any hub of late.
     pub(crate) fn is_online(&self, runner: RunnerId, seen_ms: Option<i64>) -> bool {
         self.sessions.is_connected(runner) || seen_ms.is_some_and(|seen| now_ms() - seen < SILENCE_MS)
+    }
+
+    /// Whether a runner had its time to come back and did not. The time in which no hub was there to hear it does
+    /// not count.
+    pub(crate) fn fell_silent(&self, runner: RunnerId, seen_ms: Option<i64>) -> bool {
+        let heard = seen_ms.map_or(self.started_ms, |seen| seen.max(self.started_ms));
+        !self.sessions.is_connected(runner) && now_ms() - heard >= SILENCE_MS
     }
 
     /// A runner as the API shows it.

@@ -6,13 +6,15 @@
 mod metadata;
 mod recorded;
 
-use ds_db::{Committed, FinishTask, Finished, NewCommit, TaskEnd, TaskRow};
+use std::sync::Arc;
+
+use ds_db::{Committed, FinishTask, Finished, NewCommit, Noted, TaskEnd, TaskRow};
 use ds_domain::{
     CommitId, RunnerId, SnapshotId, TaskId, VolumeId,
     api::{Event, Run},
-    task::{Outcome, State},
+    task::{Outcome, Phase, State},
 };
-use ds_proto::v1::{FinishAck, TaskFinished, to_runner};
+use ds_proto::v1::{FinishAck, LogAck, TaskFinished, to_runner};
 use ds_transfer::receipt;
 use tonic::Status;
 use uuid::Uuid;
@@ -32,38 +34,77 @@ const TEXT_CHARS: usize = 4000;
 /// Lines of warnings kept with a task.
 const MAX_WARNINGS: usize = 200;
 
-/// Records a task's end and answers its runner.
+/// Records a task's end and answers its runner. A result that cannot be taken is not answered: the runner keeps
+/// it and offers it again, and its other tasks go on.
 pub(crate) async fn finish(
     core: &Core,
     runner: RunnerId,
     task: TaskId,
     finished: TaskFinished,
-) -> Result<to_runner::Message, Status> {
+) -> Result<Option<to_runner::Message>, Status> {
     let row = match core.db.task(task).await {
         Ok(row) if row.runner == Some(runner) => row,
-        Ok(_) | Err(ds_db::Error::NotFound { .. }) => return Ok(forget(task)),
+        Ok(_) | Err(ds_db::Error::NotFound { .. }) => return Ok(Some(forget(task))),
         Err(error) => return Err(nodes::database(&error)),
     };
     if row.task.state == State::Ended {
-        return Ok(ack(task, has_advanced(&row)));
+        // The hub that recorded it may have died before it told the store.
+        if has_advanced(&row) {
+            core.advances.add(row.volume, row.result);
+        }
+        return Ok(Some(ack(task, has_advanced(&row))));
     }
     if row.task.log_bytes < finished.log_bytes {
-        return Err(Status::failed_precondition(format!(
-            "{} of {} log bytes are stored: send the others first",
-            row.task.log_bytes, finished.log_bytes
-        )));
+        // The runner goes back to where the stored bytes end.
+        let stored = LogAck { task_id: task.to_bytes(), offset: row.task.log_bytes };
+        return Ok(Some(to_runner::Message::LogAck(stored)));
     }
-    let guid = match snapshot_guid(core, &row, &finished) {
-        Ok(guid) => guid,
-        Err(refusal) => return Err(refuse(core, runner, task, &refusal).await),
+    match record(core, runner, &row, finished).await {
+        Ok(advanced) => Ok(Some(ack(task, advanced))),
+        Err(Refused::Result(why)) => refuse(core, runner, task, &why).await.map(|()| None),
+        Err(Refused::Now(error)) => Err(nodes::database(&error)),
+    }
+}
+
+/// Why a result is not recorded.
+enum Refused {
+    /// It cannot be believed, or contradicts what is stored.
+    Result(String),
+    /// The database failed; it may go well the next time.
+    Now(ds_db::Error),
+}
+
+impl From<ds_db::Error> for Refused {
+    fn from(error: ds_db::Error) -> Self {
+        match error {
+            ds_db::Error::Conflict(why) => Self::Result(why),
+            error => Self::Now(error),
+        }
+    }
+}
+
+/// Checks and records a result. Returns whether the head moved to it.
+async fn record(
+    core: &Core,
+    runner: RunnerId,
+    row: &TaskRow,
+    mut finished: TaskFinished,
+) -> Result<bool, Refused> {
+    let guid = snapshot_guid(core, row, &finished).map_err(Refused::Result)?;
+    let finish = prepare(core, row, &mut finished, guid).await?;
+    let machine = core.db.runner_ever(runner).await?.runner;
+    let execution = metadata::Execution {
+        task: &row.task,
+        message: &message(row),
+        success: finish.end.outcome == Outcome::Succeeded,
+        finished: &finished,
+        runner: &machine,
     };
-    let finish =
-        prepare(core, runner, &row, finished, guid).await.map_err(|error| nodes::database(&error))?;
-    let done = core.db.finish_task(&finish).await.map_err(|error| nodes::database(&error))?;
+    let done = core.db.finish_task(&finish, |runs| metadata::metadata(&execution, runs)).await?;
     if done.new {
-        tell(core, runner, &row, &finish, &done);
+        tell(core, runner, row, &finish, &done);
     }
-    Ok(ack(task, done.advanced))
+    Ok(done.advanced)
 }
 
 /// What to say to a runner that still holds a task which has ended: its result is recorded, or there is none to
@@ -102,29 +143,26 @@ fn snapshot_guid(core: &Core, row: &TaskRow, finished: &TaskFinished) -> Result<
 }
 
 /// The task stays as it is, with a line that says why; its runner keeps what it has.
-async fn refuse(core: &Core, runner: RunnerId, task: TaskId, why: &str) -> Status {
+async fn refuse(core: &Core, runner: RunnerId, task: TaskId, why: &str) -> Result<(), Status> {
     tracing::error!(runner.id = %runner, task.id = %task, why, "refused a task's result");
     let detail = format!("the hub refused its result: {why}");
-    let phase = ds_domain::task::Phase::Committing;
-    if let Err(error) = core.db.task_progress(task, runner, phase, &detail, now_ms()).await {
-        return nodes::database(&error);
+    let noted = core.db.task_progress(task, runner, Phase::Committing, &detail, now_ms()).await;
+    if let Some(Noted { project, .. }) = noted.map_err(|error| nodes::database(&error))? {
+        core.events.publish(Event::Task { id: task, project });
     }
-    Status::invalid_argument(detail)
+    Ok(())
 }
 
 /// Everything that is to be recorded.
 async fn prepare(
     core: &Core,
-    runner: RunnerId,
     row: &TaskRow,
-    mut finished: TaskFinished,
+    finished: &mut TaskFinished,
     guid: Option<u64>,
 ) -> Result<FinishTask, ds_db::Error> {
     let mut warnings = std::mem::take(&mut finished.warnings);
     let committed = match (guid, row.base) {
-        (Some(guid), Some(base)) => {
-            Some(commit(core, runner, row, (base, guid), &mut finished, &mut warnings).await?)
-        }
+        (Some(guid), Some(base)) => Some(commit(core, row, (base, guid), finished, &mut warnings).await?),
         _ => None,
     };
     if warnings.len() > MAX_WARNINGS {
@@ -149,50 +187,36 @@ async fn prepare(
 /// The commit of a task that has a snapshot, and its runs.
 async fn commit(
     core: &Core,
-    runner: RunnerId,
     row: &TaskRow,
     (base, guid): (CommitId, u64),
     finished: &mut TaskFinished,
     warnings: &mut Vec<String>,
 ) -> Result<Committed, ds_db::Error> {
     let (id, outcome) = (CommitId(Uuid::new_v4()), nodes::outcome(finished.outcome));
-    let changes = nodes::changes(std::mem::take(&mut finished.changes));
+    let changes = Arc::new(nodes::changes(std::mem::take(&mut finished.changes)));
     if finished.changes_omitted > 0 {
         warnings.push(format!("{} more files changed than a commit lists", finished.changes_omitted));
     }
-    let result = recorded::TaskResult { row, commit: id, base, outcome, changes: &changes };
-    let runs = recorded::runs(core, &result, finished, warnings).await?;
-    let machine = core.db.runner(runner).await?.runner;
-    let message: String = row.task.spec.command.join(" ").chars().take(MESSAGE_CHARS).collect();
-    let execution = metadata::Execution {
-        task: &row.task,
-        message: &message,
-        success: outcome == Outcome::Succeeded,
-        image: &finished.image,
-        image_digest: &finished.image_digest,
-        started_ms: finished.started_ms,
-        ended_ms: finished.ended_ms,
-        cpu_seconds: finished.cpu_seconds,
-        peak_memory_bytes: finished.peak_memory_bytes,
-        runner_name: &machine.name,
-        runner_version: &machine.version,
-        machine: machine.machine.as_ref(),
-    };
-    let metadata = metadata::metadata(&execution, &runs);
+    let result = recorded::TaskResult { row, commit: id, base, outcome, changes };
+    let runs = recorded::runs(core, &result, std::mem::take(&mut finished.records), warnings).await?;
+    let otherwise = recorded::derived(&result, finished);
     let commit = NewCommit {
         id,
         volume: row.volume,
         snapshot: row.result,
         guid,
         parent: base,
-        message,
+        message: message(row),
         author: row.task.author.clone(),
         task: Some(row.task.id),
-        metadata,
-        changes,
+        changes: Arc::unwrap_or_clone(result.changes),
         created_ms: now_ms(),
     };
-    Ok(Committed { commit, runs })
+    Ok(Committed { commit, runs, otherwise })
+}
+
+fn message(row: &TaskRow) -> String {
+    row.task.spec.command.join(" ").chars().take(MESSAGE_CHARS).collect()
 }
 
 /// What follows from a task's end: the store moves its main line, people see it, the slot is free.
@@ -200,7 +224,7 @@ fn tell(core: &Core, runner: RunnerId, row: &TaskRow, finish: &FinishTask, done:
     let (id, project) = (row.task.id, row.task.project);
     tracing::info!(task.id = %id, outcome = %finish.end.outcome, advanced = done.advanced, "a task ended");
     count_end(finish.end.outcome);
-    for run in finish.committed.iter().flat_map(|committed| &committed.runs) {
+    for run in &done.runs {
         count_run(run);
     }
     if done.advanced {

@@ -6,14 +6,20 @@ use ds_db::Db;
 use ds_domain::api::HubInfo;
 use ds_link::{Endpoint, Identity, Trust};
 use ds_transfer::StoreClient;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     HubState,
     advance::{self, Advances},
     auth::{limiter::LoginLimiter, password::Passwords},
-    bootstrap, collect,
+    bootstrap,
+    clock::now_ms,
+    collect,
     config::{HubConfig, StoreTarget},
     core::Core,
     error::Error,
@@ -55,12 +61,14 @@ impl Hub {
         };
         let core = Core {
             db,
+            started_ms: now_ms(),
             store: store_client(&state.identity, &config.store)?,
             trust: Trust::from_ca_pem(state.ca.certificate_pem()).map_err(failed)?,
             ca: state.ca,
             tickets: state.tickets,
             store_target: config.store,
             store_answers: watch::Sender::new(false),
+            nodes_changed: Notify::new(),
             events: Events::new(),
             sessions: Sessions::default(),
             advances: Advances::default(),
@@ -74,9 +82,26 @@ impl Hub {
         Ok(Self { core: Arc::new(core), identity: state.identity, http, nodes, http_addr, nodes_addr })
     }
 
+    /// A hub in a folder of a test.
     #[cfg(test)]
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) async fn for_test(dir: &std::path::Path, store: StoreTarget) -> Self {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        let config = HubConfig {
+            http: any_port,
+            nodes: any_port,
+            database_url: format!("sqlite:{}", dir.join("hub.db").display()),
+            state_dir: dir.to_owned(),
+            advertise: None,
+            store,
+            default_image: String::new(),
+        };
+        Self::build(config).await.expect("a hub starts in an empty folder")
+    }
+
+    /// The shared parts of a hub that does not run.
+    #[cfg(test)]
+    pub(crate) fn into_core(self) -> Core {
+        Arc::into_inner(self.core).expect("nobody else has it before it runs")
     }
 
     /// Where HTTP is served.
@@ -112,7 +137,13 @@ impl Hub {
 
 /// What a hub does by itself.
 async fn keep_going(core: &Core) {
-    tokio::join!(scheduler::run(core), advance::run(core), collect::run(core), store_clock::run(core));
+    tokio::join!(
+        scheduler::run(core),
+        advance::run(core),
+        collect::run(core),
+        store_clock::run(core),
+        core.shutdown.run_until_cancelled(core.events.tell_logs()),
+    );
 }
 
 /// Ends all parts: first they are asked, after [`GRACE`] they are dropped.
@@ -133,7 +164,8 @@ async fn stop(core: &Core, mut work: JoinSet<Result<(), Error>>) {
 
 async fn serve_http(core: Arc<Core>, listener: TcpListener) -> Result<(), Error> {
     let shutdown = core.shutdown.clone();
-    axum::serve(listener, http::router(core))
+    let service = http::router(core).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service)
         .with_graceful_shutdown(shutdown.cancelled_owned())
         .await
         .map_err(Error::Http)

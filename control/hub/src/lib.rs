@@ -11,6 +11,7 @@
 //! decided in `access`.
 
 mod access;
+mod address;
 mod advance;
 mod auth;
 mod bootstrap;

@@ -5,7 +5,11 @@
 //! reading at [`session`].
 
 mod convert;
+mod farewell;
+mod inbox;
+mod incoming;
 mod logs;
+mod methods;
 mod reconcile;
 mod register;
 mod session;
@@ -15,38 +19,38 @@ mod tickets;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use ds_link::Identity;
-use ds_proto::v1::{
-    FromRunner, RegisterRequest, RegisterResponse, ToRunner,
-    nodes_server::{Nodes, NodesServer},
-};
+use ds_proto::v1::{FromRunner, RegisterRequest, RegisterResponse, ToRunner, nodes_server::Nodes};
 use futures_util::Stream;
 use tokio::net::TcpListener;
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Certificate, Server, ServerTlsConfig, server::TcpIncoming},
+    transport::{Certificate, Server, ServerTlsConfig},
 };
 
 pub(crate) use convert::{Place, changes, outcome, start_task, text};
 pub(crate) use session::forget;
 pub(crate) use sessions::Sessions;
 
+use incoming::incoming;
+use methods::Methods;
+
 use crate::{core::Core, error::chain};
 
-/// The largest message of a node: the end of a task with all its records and 100,000 changed files.
-const MESSAGE_BYTES: usize = 128 * 1024 * 1024;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Streams of one connection; a runner has one.
-const STREAMS: u32 = 16;
+const STREAMS: u32 = 4;
+/// Bytes of a request's headers.
+const HEADER_BYTES: u32 = 16 * 1024;
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-struct Service {
+struct NodesService {
     core: Arc<Core>,
 }
 
 #[tonic::async_trait]
-impl Nodes for Service {
+impl Nodes for NodesService {
     async fn register(
         &self,
         request: Request<RegisterRequest>,
@@ -81,17 +85,14 @@ pub(crate) async fn serve(
         .client_auth_optional(true)
         .timeout(HANDSHAKE);
     let shutdown = core.shutdown.clone();
-    let service = NodesServer::new(Service { core }).max_decoding_message_size(MESSAGE_BYTES);
     Server::builder()
         .tls_config(tls)?
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .max_concurrent_streams(STREAMS)
-        .add_service(service)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            shutdown.cancelled(),
-        )
+        .http2_max_header_list_size(HEADER_BYTES)
+        .add_service(Methods::new(NodesService { core }))
+        .serve_with_incoming_shutdown(incoming(listener), shutdown.cancelled())
         .await
 }
 

@@ -13,9 +13,9 @@ use ds_domain::{
     RunnerId,
     api::Event,
     schedule::{Candidate, Decisions, Waiting, schedule},
-    task::State,
+    task::{Outcome, State},
 };
-use ds_proto::v1::{StoreAddress, to_runner};
+use ds_proto::v1::to_runner;
 
 use crate::{
     core::Core,
@@ -53,7 +53,10 @@ async fn round(core: &Core) -> Result<(), ds_db::Error> {
         if let Some(row) = core.db.assign_task(task, runner).await? {
             tracing::info!(task.id = %task, runner.id = %runner, "scheduled a task");
             core.events.publish(Event::Task { id: task, project: row.task.project });
-            send_start(core, runner, row);
+            // If it is not there any more, it is told when it connects.
+            if let Some(start) = start_message(core, row) {
+                core.sessions.send(runner, start);
+            }
         }
     }
     note_waiting(core, &queued, decisions.waiting).await
@@ -64,9 +67,9 @@ async fn decide(core: &Core, queued: &[TaskRow]) -> Result<Decisions, ds_db::Err
     let busy = |runner: RunnerId| assigned.iter().filter(|row| row.runner == Some(runner)).count();
     let candidates: Vec<Candidate> = core
         .sessions
-        .profiles()
+        .ready_runners()
         .into_iter()
-        .map(|(runner, profile)| Candidate {
+        .map(|(runner, profile, letting_go)| Candidate {
             runner,
             name: profile.name,
             labels: profile.labels,
@@ -76,6 +79,7 @@ async fn decide(core: &Core, queued: &[TaskRow]) -> Result<Decisions, ds_db::Err
             memory_bytes: profile.machine.memory_bytes,
             gpus: u32::try_from(profile.machine.gpus.len()).unwrap_or(u32::MAX),
             holds: profile.holds,
+            letting_go,
         })
         .collect();
     let mut heads = HashMap::new();
@@ -121,14 +125,12 @@ async fn note_waiting(
     Ok(())
 }
 
-/// Tells a runner to start a task that it has. If it is not there, it is told when it connects.
-pub(crate) fn send_start(core: &Core, runner: RunnerId, row: TaskRow) {
+/// What tells its runner to start a task.
+pub(crate) fn start_message(core: &Core, row: TaskRow) -> Option<to_runner::Message> {
     let Some(base) = row.base_snapshot else {
         tracing::error!(task.id = %row.task.id, "an assigned task has no base");
-        return;
+        return None;
     };
-    let store =
-        StoreAddress { node_id: core.store_target.node.to_bytes(), address: core.store_target.for_runners() };
     let place = Place {
         task: row.task.id,
         volume: row.volume,
@@ -136,29 +138,110 @@ pub(crate) fn send_start(core: &Core, runner: RunnerId, row: TaskRow) {
         result: row.result,
         project_name: row.task.project_name,
     };
-    core.sessions.send(runner, to_runner::Message::Start(start_task(place, row.task.spec, store)));
+    Some(to_runner::Message::Start(start_task(place, row.task.spec, core.store_target.told())))
 }
 
-/// Tasks of runners that fell silent: one that the runner never took goes back to the queue, one that was
-/// cancelled ends. One that runs stays: the runner may come back with it.
+/// Tasks that runners which fell silent never took: they go back to the queue, or end if they were cancelled.
+/// One that runs stays, cancelled or not: the runner may come back with it.
 async fn settle_silent_runners(core: &Core) -> Result<(), ds_db::Error> {
     let assigned = core.db.assigned_tasks().await?;
-    let unsettled = |row: &&TaskRow| row.task.cancelling || row.task.state == State::Scheduled;
-    for row in assigned.iter().filter(unsettled) {
+    for row in assigned.iter().filter(|row| row.task.state == State::Scheduled) {
         let Some(runner) = row.runner else { continue };
         if core.sessions.is_connected(runner) {
             continue;
         }
         let seen = core.db.runner(runner).await.ok().and_then(|row| row.runner.seen_ms);
-        if core.is_online(runner, seen) {
+        if !core.fell_silent(runner, seen) {
             continue;
         }
         if row.task.cancelling {
-            core.end_cancelled_without_runner(row.task.id).await?;
+            let error = "cancelled before its runner took it";
+            core.end_without_result(row.task.id, Outcome::Cancelled, error).await?;
         } else if core.db.requeue_task(row.task.id, runner).await? {
             tracing::info!(task.id = %row.task.id, runner.id = %runner, "took a task back from a silent runner");
             core.events.publish(Event::Task { id: row.task.id, project: row.task.project });
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use ds_db::{NewProject, NewRunner, NewTask, TokenHash};
+    use ds_domain::{
+        CommitId, NodeId, ProjectId, SnapshotId, TaskId, VolumeId,
+        task::{Phase, TaskSpec},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Hub, StoreTarget};
+
+    /// A core with a runner that was last heard long ago.
+    async fn world(dir: &std::path::Path) -> (Core, NewProject, RunnerId) {
+        let store = StoreTarget { node: NodeId(Uuid::new_v4()), address: ([127, 0, 0, 1], 9).into() };
+        let core = Hub::for_test(dir, store).await.into_core();
+        let project = NewProject {
+            id: ProjectId(Uuid::new_v4()),
+            name: "p".into(),
+            description: String::new(),
+            owner: core.db.user_by_name("admin").await.unwrap().id,
+            workspace: VolumeId(Uuid::new_v4()),
+            commit: CommitId(Uuid::new_v4()),
+            snapshot: SnapshotId(Uuid::new_v4()),
+            guid: 1,
+            created_ms: 1,
+        };
+        core.db.create_project(&project).await.unwrap();
+        let id = RunnerId(Uuid::new_v4());
+        let token = TokenHash([1; 32]);
+        let runner = NewRunner { id, name: "box".into(), token, token_expires_ms: 1, created_ms: 1 };
+        core.db.create_runner(&runner).await.unwrap();
+        core.db.runner_seen(id, 1).await.unwrap();
+        (core, project, id)
+    }
+
+    async fn assigned(core: &Core, project: &NewProject, runner: RunnerId) -> TaskId {
+        let id = TaskId(Uuid::new_v4());
+        let new = NewTask {
+            id,
+            project: project.id,
+            author: project.owner,
+            spec: TaskSpec { command: vec!["true".into()], ..TaskSpec::default() },
+            result: SnapshotId(Uuid::new_v4()),
+            created_ms: 1,
+        };
+        core.db.create_task(&new).await.unwrap();
+        core.db.assign_task(id, runner).await.unwrap().unwrap();
+        id
+    }
+
+    #[tokio::test]
+    async fn a_silent_runner_loses_what_it_never_took_once_it_had_its_time_to_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut core, project, runner) = world(dir.path()).await;
+        let [waits, cancelled, runs] = [
+            assigned(&core, &project, runner).await,
+            assigned(&core, &project, runner).await,
+            assigned(&core, &project, runner).await,
+        ];
+        core.db.task_progress(runs, runner, Phase::Running, "", 1).await.unwrap();
+        for task in [cancelled, runs] {
+            core.db.cancel_task(task, 2).await.unwrap();
+        }
+        let states = async |core: &Core| {
+            let mut states = Vec::new();
+            for task in [waits, cancelled, runs] {
+                states.push(core.db.task(task).await.unwrap().task.state);
+            }
+            states
+        };
+
+        // The hub was away for longer than the runner is allowed to be.
+        settle_silent_runners(&core).await.unwrap();
+        assert_eq!(states(&core).await, [State::Scheduled, State::Scheduled, State::Running]);
+        core.started_ms = 1;
+        settle_silent_runners(&core).await.unwrap();
+        assert_eq!(states(&core).await, [State::Queued, State::Ended, State::Running]);
+    }
 }

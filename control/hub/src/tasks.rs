@@ -36,13 +36,13 @@ impl Core {
         Ok((self.db.task(id).await?.task, created))
     }
 
-    /// Asks for the end of a task. Asking twice is asking once.
+    /// Asks for the end of a task. Asking twice is asking once, unless its runner is offline.
     pub(crate) async fn cancel_task(&self, row: &TaskRow) -> Result<Task, Problem> {
         let (id, project) = (row.task.id, row.task.project);
         match self.db.cancel_task(id, now_ms()).await? {
             Cancelled::Over => {}
             Cancelled::Ended => count_end(Outcome::Cancelled),
-            Cancelled::Stopping(runner) => self.stop(id, runner).await?,
+            Cancelled::Stopping(runner) => self.stop(row, runner).await?,
         }
         self.events.publish(Event::Task { id, project });
         let mut task = self.db.task(id).await?.task;
@@ -50,23 +50,21 @@ impl Core {
         Ok(task)
     }
 
-    /// Tells the runner, or ends the task where the runner is gone: what it still holds it is told to drop when
-    /// it comes back.
-    async fn stop(&self, task: TaskId, runner: RunnerId) -> Result<(), Problem> {
-        let reason = v1::Outcome::Cancelled.into();
-        if self.sessions.send(runner, to_runner::Message::Stop(StopTask { task_id: task.to_bytes(), reason }))
-        {
+    /// Tells the runner. Where it is offline, it is told when it comes back, and what the command did is kept;
+    /// only a person who asks once more gives that up, and then the runner is told to drop it.
+    async fn stop(&self, row: &TaskRow, runner: RunnerId) -> Result<(), ds_db::Error> {
+        let task = row.task.id;
+        if self.sessions.send(runner, stop_task(task)) {
             return Ok(());
         }
         let seen = self.db.runner(runner).await.ok().and_then(|row| row.runner.seen_ms);
-        if !self.is_online(runner, seen) {
-            self.end_cancelled_without_runner(task).await?;
+        if self.is_online(runner, seen) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    /// Ends a cancelled task whose runner is gone.
-    pub(crate) async fn end_cancelled_without_runner(&self, task: TaskId) -> Result<(), ds_db::Error> {
+        if !row.task.cancelling {
+            let detail = "the runner is offline; cancel again to give up what it did";
+            return self.db.note_detail(task, detail).await;
+        }
         let error = "its runner was offline when it was cancelled: what the command did since the runner was last \
                      heard is not kept";
         self.end_without_result(task, Outcome::Cancelled, error).await
@@ -96,6 +94,12 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// What tells a runner to end a task, because a person asked for it.
+pub(crate) fn stop_task(task: TaskId) -> to_runner::Message {
+    let reason = v1::Outcome::Cancelled.into();
+    to_runner::Message::Stop(StopTask { task_id: task.to_bytes(), reason })
 }
 
 /// Counts a task's end for Prometheus.

@@ -1,6 +1,6 @@
 //! Workspaces: made together with their project, and filled from a person's machine.
 
-use std::{collections::BTreeMap, io};
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use ds_db::{NewCommit, NewProject};
@@ -23,12 +23,19 @@ use crate::{
 const MESSAGE_CHARS: usize = 1000;
 
 impl Core {
-    /// Makes a project: first the volume at the store, then everything else in one transaction.
+    /// Makes a project. Goes on if whoever asked hangs up, so that no volume is left that belongs to none.
     pub(crate) async fn create_project(
-        &self,
+        self: &Arc<Self>,
         user: &User,
         request: CreateProject,
     ) -> Result<Project, Problem> {
+        let (core, user) = (Arc::clone(self), user.clone());
+        let made = self.tasks.spawn(async move { core.make_project(&user, request).await });
+        made.await.expect("making a project does not panic, and is not aborted")
+    }
+
+    /// First the volume at the store, then everything else in one transaction.
+    async fn make_project(&self, user: &User, request: CreateProject) -> Result<Project, Problem> {
         check_name("project", &request.name)?;
         if Uuid::parse_str(&request.name).is_ok() {
             return Err(Problem::invalid("a project's name must not look like an id: choose another"));
@@ -83,7 +90,6 @@ impl Core {
             message: message_or(message, imported.files.len()),
             author: user.username.clone(),
             task: None,
-            metadata: BTreeMap::new(),
             changes: changes(imported.files),
             created_ms: now_ms(),
         };

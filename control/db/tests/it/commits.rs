@@ -17,7 +17,6 @@ pub(crate) async fn an_upload_moves_the_head_or_is_refused(place: Place) {
 
     let stored = db.commit(upload.id).await.unwrap();
     assert_eq!((stored.parent, stored.changed_files, stored.guid.as_str()), (Some(world.first), 2, "42"));
-    assert_eq!(stored.metadata["type"], "dotscience.run.v1");
     let paths: Vec<String> =
         db.commit_changes(upload.id).await.unwrap().into_iter().map(|file| file.path).collect();
     assert_eq!(paths, ["a", "b"]);

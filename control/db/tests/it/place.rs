@@ -95,7 +95,6 @@ impl World {
             message: "upload".into(),
             author: "ada".into(),
             task: None,
-            metadata: BTreeMap::from([("type".into(), "dotscience.run.v1".into())]),
             changes,
             created_ms: 5,
         }
@@ -167,6 +166,13 @@ impl World {
             started_ms: Some(12),
             ended_ms: 15,
         };
-        FinishTask { task: task.id, end, committed: Some(Committed { commit, runs: vec![run] }) }
+        let otherwise = self.run(commit.id, Some(task.id));
+        FinishTask { task: task.id, end, committed: Some(Committed { commit, runs: vec![run], otherwise }) }
     }
+}
+
+/// A commit's metadata that says which runs it has.
+pub(crate) fn metadata(runs: &[Run]) -> BTreeMap<String, String> {
+    let ids: Vec<String> = runs.iter().map(|run| run.id.to_string()).collect();
+    BTreeMap::from([("runs".into(), ids.join(","))])
 }

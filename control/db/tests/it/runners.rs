@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ds_db::{Error, RunnerHello, TokenHash};
 use ds_domain::api::Machine;
 
-use crate::place::{Place, runner};
+use crate::place::{Place, metadata, runner};
 
 pub(crate) async fn a_token_registers_once(place: Place) {
     let db = place.open().await;
@@ -41,9 +41,10 @@ pub(crate) async fn a_removed_runner_leaves_its_name(place: Place) {
     let task = world.started().await;
     let busy = db.remove_runner(world.runner, 70).await.unwrap_err();
     assert!(busy.to_string().contains("has 1 tasks"), "{busy}");
-    db.finish_task(&world.finish(&task).await).await.unwrap();
+    db.finish_task(&world.finish(&task).await, metadata).await.unwrap();
     db.remove_runner(world.runner, 70).await.unwrap();
     assert!(db.runner(world.runner).await.is_err());
+    assert!(db.runner_ever(world.runner).await.unwrap().removed);
     assert!(db.runner_connected(world.runner, &hello, 80).await.is_err());
     db.create_runner(&runner("box", 5)).await.unwrap();
     assert_eq!(db.runners().await.unwrap().len(), 1);

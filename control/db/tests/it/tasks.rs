@@ -1,6 +1,6 @@
 //! Tasks, their logs and results.
 
-use ds_db::{Cancelled, Error, TaskEnd};
+use ds_db::{Cancelled, Error, Noted, TaskEnd};
 use ds_domain::{
     RunId, TaskId,
     api::ChangeKind,
@@ -8,7 +8,7 @@ use ds_domain::{
 };
 use uuid::Uuid;
 
-use crate::place::{Place, change, project, runner, user};
+use crate::place::{Place, change, metadata, project, runner, user};
 
 pub(crate) async fn a_task_lives_once(place: Place) {
     let world = place.world().await;
@@ -37,9 +37,13 @@ pub(crate) async fn a_task_lives_once(place: Place) {
     assert_eq!(db.tasks_of_runner(world.runner).await.unwrap().len(), 1);
     assert_eq!(db.runner(world.runner).await.unwrap().runner.busy, 1);
 
-    assert!(db.task_progress(task.id, world.runner, Phase::Syncing, "1 of 2\0 MB", 11).await.unwrap());
-    assert!(db.task_progress(task.id, world.runner, Phase::Running, "", 12).await.unwrap());
-    assert!(db.task_progress(task.id, world.runner, Phase::Running, "", 13).await.unwrap());
+    let progress = async |phase, detail, at_ms| {
+        db.task_progress(task.id, world.runner, phase, detail, at_ms).await.unwrap()
+    };
+    let noted = Some(Noted { project: world.project, cancelling: false });
+    assert_eq!(progress(Phase::Syncing, "1 of 2\0 MB", 11).await, noted);
+    assert_eq!(progress(Phase::Running, "", 12).await, noted);
+    assert_eq!(progress(Phase::Running, "", 13).await, noted);
     let row = db.task(task.id).await.unwrap();
     assert_eq!(
         (row.task.state, row.task.phase, row.task.started_ms),
@@ -52,7 +56,7 @@ pub(crate) async fn a_task_lives_once(place: Place) {
     let end = TaskEnd { outcome, exit_code, error, warnings, started_ms: None, ended_ms: 15 };
     assert!(db.end_task(task.id, &end).await.unwrap());
     assert!(!db.end_task(task.id, &end).await.unwrap());
-    assert!(!db.task_progress(task.id, world.runner, Phase::Running, "", 16).await.unwrap());
+    assert_eq!(progress(Phase::Running, "", 16).await, None);
     assert!(db.end_task(TaskId(Uuid::new_v4()), &end).await.is_err());
     assert!(db.assigned_tasks().await.unwrap().is_empty());
     let listed = db.tasks(world.project, 10, None).await.unwrap();
@@ -79,7 +83,7 @@ pub(crate) async fn a_queued_task_can_be_cancelled_taken_and_given_back(place: P
     db.assign_task(two.id, world.runner).await.unwrap().unwrap();
     let stranger = runner("stranger", 9);
     assert!(!db.requeue_task(two.id, stranger.id).await.unwrap());
-    assert!(!db.task_progress(two.id, stranger.id, Phase::Running, "", 1).await.unwrap());
+    assert!(db.task_progress(two.id, stranger.id, Phase::Running, "", 1).await.unwrap().is_none());
     assert!(db.requeue_task(two.id, world.runner).await.unwrap());
     assert_eq!(db.task(two.id).await.unwrap().runner, None);
     db.assign_task(two.id, world.runner).await.unwrap().unwrap();
@@ -112,11 +116,11 @@ pub(crate) async fn a_result_is_recorded_once_and_whole(place: Place) {
     let task = world.started().await;
     let finish = world.finish(&task).await;
     let committed = finish.committed.as_ref().unwrap();
-    let answer = db.finish_task(&finish).await.unwrap();
+    let answer = db.finish_task(&finish, metadata).await.unwrap();
     assert!(answer.new && answer.advanced && answer.branch.is_none());
     assert_eq!((answer.commit, answer.snapshot), (Some(committed.commit.id), task.result));
-    let again = db.finish_task(&finish).await.unwrap();
-    assert_eq!(again, ds_db::Finished { new: false, ..answer });
+    let again = db.finish_task(&finish, metadata).await.unwrap();
+    assert_eq!(again, ds_db::Finished { new: false, runs: Vec::new(), ..answer });
     assert_eq!(db.head(world.volume).await.unwrap().commit, committed.commit.id);
 
     let run = db.run(committed.runs[0].id).await.unwrap();
@@ -141,7 +145,7 @@ pub(crate) async fn a_result_is_recorded_once_and_whole(place: Place) {
     let wrong = world.started().await;
     let mut finish = world.finish(&wrong).await;
     finish.committed.as_mut().unwrap().commit.parent = world.first;
-    assert!(matches!(db.finish_task(&finish).await, Err(Error::Conflict(_))));
+    assert!(matches!(db.finish_task(&finish, metadata).await, Err(Error::Conflict(_))));
     assert_eq!(db.task(wrong.id).await.unwrap().task.state, State::Scheduled);
 }
 
@@ -152,7 +156,7 @@ pub(crate) async fn a_result_on_an_old_base_stays_on_a_branch(place: Place) {
     let upload = world.commit(world.first, vec![change("a", ChangeKind::Added)]);
     db.import_commit(&upload).await.unwrap();
     let finish = world.finish(&task).await;
-    let answer = db.finish_task(&finish).await.unwrap();
+    let answer = db.finish_task(&finish, metadata).await.unwrap();
     let branch = format!("task-{}", &task.id.to_string()[..8]);
     assert_eq!((answer.advanced, answer.branch.as_deref()), (false, Some(branch.as_str())));
     assert_eq!(db.head(world.volume).await.unwrap().commit, upload.id);
@@ -171,7 +175,7 @@ pub(crate) async fn of_many_at_once_each_result_is_recorded_once(place: Place) {
     let mut calls = tokio::task::JoinSet::new();
     for finish in ends.iter().chain(&ends) {
         let (db, finish) = (world.db.clone(), finish.clone());
-        calls.spawn(async move { db.finish_task(&finish).await.unwrap() });
+        calls.spawn(async move { db.finish_task(&finish, metadata).await.unwrap() });
     }
     let answers = calls.join_all().await;
     assert_eq!(answers.iter().filter(|answer| answer.new).count(), 6);
@@ -198,9 +202,31 @@ pub(crate) async fn a_run_that_is_known_keeps_its_first_record(place: Place) {
     let task = world.started().await;
     let mut finish = world.finish(&task).await;
     finish.committed.as_mut().unwrap().runs.push(second);
-    db.finish_task(&finish).await.unwrap();
+    db.finish_task(&finish, metadata).await.unwrap();
     let warnings = db.task(task.id).await.unwrap().task.warnings;
     assert!(warnings[1].contains("was recorded before"), "{warnings:?}");
+
+    // A task of which nothing is new has a run of its own, and its commit tells of no other.
+    let task = world.started().await;
+    let mut finish = world.finish(&task).await;
+    let committed = finish.committed.as_mut().unwrap();
+    committed.runs = vec![first.clone()];
+    let (commit, otherwise) = (committed.commit.id, committed.otherwise.id);
+    db.finish_task(&finish, metadata).await.unwrap();
+    assert_eq!(db.task(task.id).await.unwrap().task.runs, [otherwise]);
+    assert_eq!(db.commit(commit).await.unwrap().metadata["runs"], otherwise.to_string());
+
+    // Of runs among which one is another project's, none is recorded.
+    let elsewhere = project(&world.user, "elsewhere");
+    db.create_project(&elsewhere).await.unwrap();
+    let place = |run: ds_domain::api::Run| ds_domain::api::Run {
+        project: elsewhere.id,
+        commit: elsewhere.commit,
+        ..run
+    };
+    let (fresh, taken) = (place(world.run(world.first, None)), place(first));
+    assert!(matches!(db.record_runs(&[fresh.clone(), taken]).await, Err(Error::Conflict(_))));
+    assert!(db.run(fresh.id).await.is_err());
 }
 
 pub(crate) async fn short_ids_name_one_thing_that_one_may_see(place: Place) {

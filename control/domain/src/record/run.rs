@@ -9,6 +9,8 @@ use crate::api::NewRun;
 
 /// Names of parameters, metrics and labels may have this many bytes: they are part of a database's index.
 const MAX_NAME_BYTES: usize = 500;
+/// Inputs, and outputs, that one record may declare: each is looked up in the history.
+const MAX_PATHS: usize = 10_000;
 /// Paths may have this many bytes, as on Linux.
 const MAX_PATH_BYTES: usize = 4096;
 
@@ -207,12 +209,17 @@ fn names(map: BTreeMap<String, String>, problems: &mut Vec<RecordProblem>) -> BT
 fn paths(list: impl IntoIterator<Item = String>, problems: &mut Vec<RecordProblem>) -> Vec<String> {
     let mut kept: Vec<String> = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for path in list {
+    let mut list = list.into_iter();
+    for path in list.by_ref().take(MAX_PATHS) {
         match relative_path(&path) {
             Ok(path) if seen.insert(path.clone()) => kept.push(path),
             Ok(_) => {}
             Err(why) => problems.push(RecordProblem::BadPath { path, why }),
         }
+    }
+    let left_out = list.count();
+    if left_out > 0 {
+        problems.push(RecordProblem::TooManyPaths { left_out, limit: MAX_PATHS });
     }
     kept
 }
@@ -266,6 +273,14 @@ mod tests {
         assert_eq!(told.len(), 3);
         assert!(told[0].contains("\"output\""), "{told:?}");
         assert!(told[1].contains("../secret") && told[2].contains("/etc/passwd"), "{told:?}");
+    }
+
+    #[test]
+    fn of_too_many_paths_the_first_are_kept() {
+        let inputs = (0..MAX_PATHS + 3).map(|n| n.to_string()).collect();
+        let record = RunRecord::check(NewRun { inputs, ..NewRun::default() });
+        assert_eq!(record.inputs.len(), MAX_PATHS);
+        assert!(record.problems[0].to_string().contains("3 were left out"), "{:?}", record.problems);
     }
 
     #[test]

@@ -1,52 +1,98 @@
 //! Slows down whoever guesses passwords.
+//!
+//! Counted is where attempts come from: somebody who guesses keeps neither the user whose name it is out, nor
+//! anybody else at another address.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
+    net::IpAddr,
     sync::Mutex,
     time::{Duration, Instant},
 };
 
-/// Failures that a user name may have in a [`WINDOW`] before more attempts are refused.
-const FAILURES: u32 = 10;
-const WINDOW: Duration = Duration::from_mins(1);
-/// User names remembered at once. Beyond it, the one whose window ends first is forgotten.
-const NAMES: usize = 10_000;
+use crate::address::source;
 
-/// Failed logins per user name, whether or not the user exists. Bounded in memory; forgotten at restart.
+/// Attempts that do not succeed which one address may make in a [`WINDOW`] for one user name, and for all.
+const OF_NAME: u32 = 10;
+const OF_ADDRESS: u32 = 100;
+const WINDOW: Duration = Duration::from_mins(1);
+/// Addresses, and names at addresses, remembered at once. Beyond it, the one whose window ends first is
+/// forgotten.
+const REMEMBERED: usize = 10_000;
+
+/// Attempts to log in, whether or not the user exists. Bounded in memory; forgotten at restart.
 #[derive(Default)]
 pub(crate) struct LoginLimiter {
-    failures: Mutex<HashMap<String, (Instant, u32)>>,
+    counts: Mutex<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    names: Windows<(IpAddr, String)>,
+    addresses: Windows<IpAddr>,
 }
 
 impl LoginLimiter {
-    /// How long `name` has to wait before another attempt, if it has to.
-    pub(crate) fn wait(&self, name: &str, now: Instant) -> Option<Duration> {
-        let failures = self.failures.lock().expect("no holder of this lock panics");
-        let (since, count) = failures.get(name)?;
-        let left = (*since + WINDOW).checked_duration_since(now).filter(|left| !left.is_zero())?;
-        (*count >= FAILURES).then_some(left)
+    /// Counts an attempt before it is made, so that many at once are as many as one after the other. An error is
+    /// how long to wait before another.
+    pub(crate) fn attempt(&self, name: &str, from: IpAddr, now: Instant) -> Result<(), Duration> {
+        let (name, address) = key(name, from);
+        let mut counts = self.counts.lock().expect("no holder of this lock panics");
+        counts.addresses.wait(&address, OF_ADDRESS, now)?;
+        counts.names.wait(&name, OF_NAME, now)?;
+        counts.addresses.count(address, now);
+        counts.names.count(name, now);
+        Ok(())
     }
 
-    /// Counts a failure of `name`.
-    pub(crate) fn failed(&self, name: &str, now: Instant) {
-        let mut failures = self.failures.lock().expect("no holder of this lock panics");
-        if failures.len() >= NAMES && !failures.contains_key(name) {
-            failures.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
+    /// The attempt was no guess: it does not count, and neither do the others for this name from there.
+    pub(crate) fn succeeded(&self, name: &str, from: IpAddr) {
+        let (name, address) = key(name, from);
+        let mut counts = self.counts.lock().expect("no holder of this lock panics");
+        if let Some((_, count)) = counts.addresses.0.get_mut(&address) {
+            *count = count.saturating_sub(1);
         }
-        if failures.len() >= NAMES && !failures.contains_key(name) {
-            let oldest = failures.iter().min_by_key(|(_, (since, _))| *since).map(|(name, _)| name.clone());
-            oldest.and_then(|name| failures.remove(&name));
+        counts.names.0.remove(&name);
+    }
+}
+
+fn key(name: &str, from: IpAddr) -> ((IpAddr, String), IpAddr) {
+    let address = source(from);
+    ((address, name.to_owned()), address)
+}
+
+/// Since when, and how many.
+struct Windows<K>(HashMap<K, (Instant, u32)>);
+
+impl<K> Default for Windows<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Windows<K> {
+    fn wait(&self, key: &K, allowed: u32, now: Instant) -> Result<(), Duration> {
+        let Some((since, _)) = self.0.get(key).filter(|(_, count)| *count >= allowed) else {
+            return Ok(());
+        };
+        let left = (*since + WINDOW).saturating_duration_since(now);
+        if left.is_zero() { Ok(()) } else { Err(left) }
+    }
+
+    fn count(&mut self, key: K, now: Instant) {
+        if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
+            self.0.retain(|_, (since, _)| now.duration_since(*since) < WINDOW);
         }
-        let entry = failures.entry(name.to_owned()).or_insert((now, 0));
+        if self.0.len() >= REMEMBERED && !self.0.contains_key(&key) {
+            let oldest = self.0.iter().min_by_key(|(_, (since, _))| *since).map(|(key, _)| key.clone());
+            oldest.and_then(|key| self.0.remove(&key));
+        }
+        let entry = self.0.entry(key).or_insert((now, 0));
         if now.duration_since(entry.0) >= WINDOW {
             *entry = (now, 0);
         }
         entry.1 += 1;
-    }
-
-    /// Forgets the failures of `name`, who has logged in.
-    pub(crate) fn succeeded(&self, name: &str) {
-        self.failures.lock().expect("no holder of this lock panics").remove(name);
     }
 }
 
@@ -54,26 +100,44 @@ impl LoginLimiter {
 mod tests {
     use super::*;
 
+    fn address(n: u32) -> IpAddr {
+        IpAddr::from(n.to_be_bytes())
+    }
+
     #[test]
-    fn ten_failures_close_the_door_for_the_rest_of_the_minute() {
+    fn ten_attempts_close_the_door_for_that_address_and_the_rest_of_the_minute() {
         let (limiter, start) = (LoginLimiter::default(), Instant::now());
-        for _ in 0..FAILURES {
-            assert_eq!(limiter.wait("ann", start), None);
-            limiter.failed("ann", start);
+        for _ in 0..OF_NAME {
+            assert_eq!(limiter.attempt("ann", address(1), start), Ok(()));
         }
-        assert_eq!(limiter.wait("ann", start), Some(WINDOW));
-        assert_eq!(limiter.wait("bob", start), None);
-        assert_eq!(limiter.wait("ann", start + WINDOW), None);
-        limiter.failed("ann", start + WINDOW);
-        assert_eq!(limiter.wait("ann", start + WINDOW), None);
+        assert_eq!(limiter.attempt("ann", address(1), start), Err(WINDOW));
+        assert_eq!(limiter.attempt("ann", address(2), start), Ok(()));
+        assert_eq!(limiter.attempt("bob", address(1), start), Ok(()));
+        assert_eq!(limiter.attempt("ann", address(1), start + WINDOW), Ok(()));
+        assert_eq!(limiter.attempt("ann", address(1), start + WINDOW), Ok(()));
+    }
+
+    #[test]
+    fn an_address_that_tries_many_names_has_to_wait_and_successes_do_not_count() {
+        let (limiter, start) = (LoginLimiter::default(), Instant::now());
+        for _ in 0..2 * OF_ADDRESS {
+            assert_eq!(limiter.attempt("ann", address(1), start), Ok(()));
+            limiter.succeeded("ann", address(1));
+        }
+        for name in 0..OF_ADDRESS {
+            assert_eq!(limiter.attempt(&name.to_string(), address(1), start), Ok(()));
+        }
+        assert!(limiter.attempt("ann", address(1), start).is_err());
+        assert_eq!(limiter.attempt("ann", address(2), start), Ok(()));
     }
 
     #[test]
     fn memory_is_bounded() {
         let (limiter, start) = (LoginLimiter::default(), Instant::now());
-        for name in 0..NAMES + 100 {
-            limiter.failed(&name.to_string(), start);
+        for n in 0..u32::try_from(REMEMBERED).unwrap() + 100 {
+            let _ = limiter.attempt("ann", address(n), start);
         }
-        assert_eq!(limiter.failures.lock().unwrap().len(), NAMES);
+        let counts = limiter.counts.lock().unwrap();
+        assert_eq!((counts.names.0.len(), counts.addresses.0.len()), (REMEMBERED, REMEMBERED));
     }
 }

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use ds_domain::api::{Machine, Run, RunFile, Task};
+use ds_domain::api::{Run, RunFile, Runner, Task};
+use ds_proto::v1::TaskFinished;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 
 /// `%Y%m%dT%H%M%S.%f` of the original client.
@@ -15,16 +16,9 @@ pub(super) struct Execution<'a> {
     pub(super) task: &'a Task,
     pub(super) message: &'a str,
     pub(super) success: bool,
-    pub(super) image: &'a str,
-    pub(super) image_digest: &'a str,
-    /// Unix milliseconds; 0 if the container never ran.
-    pub(super) started_ms: i64,
-    pub(super) ended_ms: i64,
-    pub(super) cpu_seconds: f64,
-    pub(super) peak_memory_bytes: u64,
-    pub(super) runner_name: &'a str,
-    pub(super) runner_version: &'a str,
-    pub(super) machine: Option<&'a Machine>,
+    /// What its runner said of its end.
+    pub(super) finished: &'a TaskFinished,
+    pub(super) runner: &'a Runner,
 }
 
 /// The metadata of a task's commit.
@@ -40,7 +34,9 @@ pub(super) fn metadata(execution: &Execution<'_>, runs: &[Run]) -> BTreeMap<Stri
 }
 
 fn describe_execution(map: &mut BTreeMap<String, String>, execution: &Execution<'_>, runs: &[Run]) {
-    let task = execution.task;
+    let (task, finished) = (execution.task, execution.finished);
+    let mut spec = task.spec.clone();
+    spec.hide_environment();
     let ids: Vec<String> = runs.iter().map(|run| run.id.to_string()).collect();
     let mut put = |key: &str, value: String| map.insert(key.to_owned(), value);
     put("type", "dotscience.run.v1".into());
@@ -49,24 +45,24 @@ fn describe_execution(map: &mut BTreeMap<String, String>, execution: &Execution<
     put("message", execution.message.to_owned());
     put("runs", json(&ids));
     put("workload.type", "command".into());
-    put("workload.image", execution.image.to_owned());
-    put("workload.image.hash", execution.image_digest.to_owned());
-    put("workload.command", json(&task.spec.command));
-    put("workload.environment", json(&task.spec.environment));
+    put("workload.image", finished.image.clone());
+    put("workload.image.hash", finished.image_digest.clone());
+    put("workload.command", json(&spec.command));
+    put("workload.environment", json(&spec.environment));
     put("exec.logs", json(&[format!("/api/v1/tasks/{}/log", task.id)]));
-    if execution.started_ms > 0 {
-        put("exec.start", time_text(execution.started_ms));
-        put("exec.end", time_text(execution.ended_ms));
-        put("exec.cpu-seconds", format!("{:.3}", execution.cpu_seconds));
-        put("exec.ram", execution.peak_memory_bytes.to_string());
+    if finished.started_ms > 0 {
+        put("exec.start", time_text(finished.started_ms));
+        put("exec.end", time_text(finished.ended_ms));
+        put("exec.cpu-seconds", format!("{:.3}", finished.cpu_seconds));
+        put("exec.ram", finished.peak_memory_bytes.to_string());
     }
 }
 
 fn describe_runner(map: &mut BTreeMap<String, String>, execution: &Execution<'_>) {
     let mut put = |key: &str, value: String| map.insert(format!("runner.{key}"), value);
-    put("name", execution.runner_name.to_owned());
-    put("version", execution.runner_version.to_owned());
-    if let Some(machine) = execution.machine {
+    put("name", execution.runner.name.clone());
+    put("version", execution.runner.version.clone());
+    if let Some(machine) = &execution.runner.machine {
         put("platform", machine.platform.clone());
         put("platform_version", machine.os_version.clone());
         put("cpu", machine.cpus.to_string());

@@ -1,12 +1,15 @@
 //! The runs of a task: what its workload published, or, where it published nothing, what the hub derives.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use ds_db::TaskRow;
 use ds_domain::{
     CommitId, RunId,
     api::{ChangeKind, FileChange, Run, RunFile},
-    provenance::conflicts,
+    provenance::Evidence,
     record::RunRecord,
     task::Outcome,
 };
@@ -30,38 +33,77 @@ pub(super) struct TaskResult<'a> {
     pub(super) commit: CommitId,
     pub(super) base: CommitId,
     pub(super) outcome: Outcome,
-    pub(super) changes: &'a [FileChange],
+    pub(super) changes: Arc<Vec<FileChange>>,
 }
 
-/// The runs, in the order in which they were published; at least one.
+/// A record with the versions of its files.
+struct Resolved {
+    id: RunId,
+    record: RunRecord,
+    inputs: Vec<RunFile>,
+    outputs: Vec<RunFile>,
+}
+
+/// The runs that the workload published, in their order.
 pub(super) async fn runs(
     core: &Core,
     result: &TaskResult<'_>,
-    finished: &mut TaskFinished,
+    records: Vec<Record>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Run>, ds_db::Error> {
-    let records = parse(std::mem::take(&mut finished.records), warnings);
     if records.is_empty() {
-        return Ok(vec![derived(result, finished)]);
+        return Ok(Vec::new());
     }
-    let mut files = Files::new(core, result);
-    let all: Vec<&RunRecord> = records.iter().map(|(_, record)| record).collect();
-    let mut runs = Vec::with_capacity(records.len());
-    for (id, record) in &records {
-        let (inputs, outputs) = (files.inputs(record).await?, files.outputs(record).await?);
-        files.published(*id, record);
-        let conflicts = conflicts(record, &inputs, &all, result.changes);
-        let origin = origin(result, *id, "workload");
-        let run = run_of(record.clone(), &origin, inputs, outputs);
-        runs.push(Run {
+    let changes = Arc::clone(&result.changes);
+    let (records, written, said) = off_thread(move || read(records, &changes)).await;
+    warnings.extend(said);
+    let mut files = Files::new(core, result, written);
+    let mut resolved = Vec::with_capacity(records.len());
+    for (id, record) in records {
+        let (inputs, outputs) = (files.inputs(&record).await?, files.outputs(&record).await?);
+        files.published(id, &record);
+        resolved.push(Resolved { id, record, inputs, outputs });
+    }
+    let changes = Arc::clone(&result.changes);
+    let judged = off_thread(move || judge(resolved, &changes)).await;
+    let run = |(resolved, conflicts): (Resolved, Vec<String>)| {
+        let Resolved { id, record, inputs, outputs } = resolved;
+        let run = run_of(record, &origin(result, id, "workload"), inputs, outputs);
+        Run {
             commit: result.commit,
             task: Some(result.row.task.id),
             success: run.success && result.outcome == Outcome::Succeeded,
             conflicts,
             ..run
-        });
-    }
-    Ok(runs)
+        }
+    };
+    Ok(judged.into_iter().map(run).collect())
+}
+
+/// A result may have hundreds of megabytes: what is computed on all of it must not hold up other sessions.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("records and changes are read without a panic")
+}
+
+/// The records, which of the paths that they declare were written, and what was wrong.
+fn read(
+    records: Vec<Record>,
+    changes: &[FileChange],
+) -> (Vec<(RunId, RunRecord)>, HashSet<String>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let records = parse(records, &mut warnings);
+    let evidence = Evidence::new(records.iter().map(|(_, record)| record), changes);
+    let declared = records.iter().flat_map(|(_, record)| record.inputs.iter().chain(&record.outputs));
+    let written = declared.filter(|path| evidence.is_written(path)).cloned().collect();
+    (records, written, warnings)
+}
+
+/// Each record with where it and the files differ.
+fn judge(resolved: Vec<Resolved>, changes: &[FileChange]) -> Vec<(Resolved, Vec<String>)> {
+    let evidence = Evidence::new(resolved.iter().map(|resolved| &resolved.record), changes);
+    let conflicts: Vec<_> =
+        resolved.iter().map(|resolved| evidence.conflicts(&resolved.record, &resolved.inputs)).collect();
+    resolved.into_iter().zip(conflicts).collect()
 }
 
 /// Reads the records; what cannot be read becomes a warning. A run that was published twice counts once, as
@@ -92,8 +134,8 @@ fn origin<'a>(result: &'a TaskResult<'_>, id: RunId, authority: &'a str) -> Orig
     Origin { id, project: result.row.task.project, authority, author: &result.row.task.author }
 }
 
-/// The run of a task that published none: its command, how it went and what it changed.
-fn derived(result: &TaskResult<'_>, finished: &TaskFinished) -> Run {
+/// The run of a task that published none of its own: its command, how it went and what it changed.
+pub(super) fn derived(result: &TaskResult<'_>, finished: &TaskFinished) -> Run {
     let labels: BTreeMap<String, String> = [
         ("image", finished.image.clone()),
         ("image.digest", finished.image_digest.clone()),
@@ -139,19 +181,19 @@ fn failure(outcome: Outcome, finished: &TaskFinished) -> Option<String> {
 struct Files<'a> {
     base: Resolver<'a>,
     commit: CommitId,
-    /// Paths that are there after the task and differ from the base.
-    written: HashSet<&'a str>,
+    /// Declared paths that are there after the task and differ from the base, or have something below them that
+    /// does.
+    written: HashSet<String>,
     /// What the runs published so far wrote, and the last of them that did.
     writers: HashMap<String, RunId>,
 }
 
 impl<'a> Files<'a> {
-    fn new(core: &'a Core, result: &'a TaskResult<'_>) -> Self {
-        let there = result.changes.iter().filter(|change| change.change != ChangeKind::Removed);
+    fn new(core: &'a Core, result: &TaskResult<'_>, written: HashSet<String>) -> Self {
         Self {
             base: Resolver::new(&core.db, result.row.volume, result.base),
             commit: result.commit,
-            written: there.map(|change| change.path.as_str()).collect(),
+            written,
             writers: HashMap::new(),
         }
     }
@@ -160,7 +202,7 @@ impl<'a> Files<'a> {
     async fn inputs(&mut self, record: &RunRecord) -> Result<Vec<RunFile>, ds_db::Error> {
         let mut files = Vec::with_capacity(record.inputs.len());
         for path in &record.inputs {
-            let writer = self.writers.get(path).filter(|_| self.written.contains(path.as_str()));
+            let writer = self.writers.get(path).filter(|_| self.written.contains(path));
             files.push(match writer {
                 Some(run) => {
                     RunFile { path: path.clone(), commit: Some(self.commit), written_by: Some(*run) }
@@ -175,19 +217,13 @@ impl<'a> Files<'a> {
     async fn outputs(&mut self, record: &RunRecord) -> Result<Vec<RunFile>, ds_db::Error> {
         let mut files = Vec::with_capacity(record.outputs.len());
         for path in &record.outputs {
-            files.push(if self.is_written(path) {
+            files.push(if self.written.contains(path) {
                 RunFile { path: path.clone(), commit: Some(self.commit), written_by: None }
             } else {
                 RunFile { written_by: None, ..self.base.resolve(path).await? }
             });
         }
         Ok(files)
-    }
-
-    /// Whether the path, or something below it, is of this commit.
-    fn is_written(&self, path: &str) -> bool {
-        let below = |file: &&str| file.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-        self.written.contains(path) || self.written.iter().any(below)
     }
 
     fn published(&mut self, run: RunId, record: &RunRecord) {

@@ -22,6 +22,10 @@ use super::{
 };
 use crate::core::Core;
 
+/// Entries of a page of files, if the caller does not say, and at most.
+const DEFAULT_FILES: u32 = 1000;
+const MAX_FILES: u32 = 10_000;
+
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
         .routes(routes!(list_commits))
@@ -79,9 +83,14 @@ struct FilesParams {
     /// Whether to list what is below its folders too.
     #[serde(default)]
     recursive: bool,
+    /// Entries a page: 1 to 10,000, else 1,000.
+    limit: Option<u32>,
+    /// `next` of the page before, asked with the same folder.
+    #[serde(default)]
+    cursor: String,
 }
 
-/// What is in a folder at a commit.
+/// What is in a folder at a commit, by path.
 #[utoipa::path(get, path = "/api/v1/commits/{commit}/files", tag = "commits",
     params(("commit" = String, Path, description = "Id, or at least its first 4 characters"), FilesParams),
     responses((status = 200, body = Page<FileEntry>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
@@ -93,12 +102,15 @@ async fn list_files(
     InQuery(params): InQuery<FilesParams>,
 ) -> Result<Json<Page<FileEntry>>, Problem> {
     let commit = core.commit_for(&caller.user, &commit).await?;
-    let entries = core
-        .store_for_request()
-        .await?
-        .list_files(commit.volume, commit.snapshot, &params.path, params.recursive)
-        .await?;
-    Ok(Json(Page { items: entries.into_iter().map(super::file_entry).collect(), next: None }))
+    let limit = params.limit.unwrap_or(DEFAULT_FILES).clamp(1, MAX_FILES);
+    let store = core.store_for_request().await?;
+    let (path, after) = (&params.path, &params.cursor);
+    let entries =
+        store.list_files(commit.volume, commit.snapshot, path, params.recursive, after, limit).await?;
+    // Where the last page is a full one, an empty one follows it.
+    let full = entries.len() >= limit as usize;
+    let next = entries.last().filter(|_| full).map(|last| last.path.clone());
+    Ok(Json(Page { items: entries.into_iter().map(super::file_entry).collect(), next }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

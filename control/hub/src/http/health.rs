@@ -11,7 +11,7 @@ use axum::{
 use ds_domain::api::{ErrorBody, HubInfo};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{core::Core, error::chain, store_clock::tell_time};
+use crate::{core::Core, error::chain, store_clock::tell_store};
 
 /// How long database and store have to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ async fn check_alive() -> &'static str {
 async fn check_ready(State(core): State<Arc<Core>>) -> axum::response::Response {
     let (database, store) = tokio::join!(
         tokio::time::timeout(PATIENCE, core.db.ping()),
-        tokio::time::timeout(PATIENCE, tell_time(&core)),
+        tokio::time::timeout(PATIENCE, tell_store(&core)),
     );
     let mut faults = Vec::new();
     match database {
@@ -52,7 +52,7 @@ async fn check_ready(State(core): State<Arc<Core>>) -> axum::response::Response 
     }
     match store {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => faults.push(format!("the store does not answer ({})", chain(&error))),
+        Ok(Err(error)) => faults.push(format!("the store does not answer ({})", chain(&*error))),
         Err(_) => faults.push("the store does not answer in time".to_owned()),
     }
     if faults.is_empty() {

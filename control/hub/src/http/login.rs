@@ -1,8 +1,12 @@
 //! Logging in and out.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{ConnectInfo, State},
+    http::StatusCode,
+};
 use ds_domain::api::{ErrorBody, LoginRequest, Token, User};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -25,27 +29,27 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     responses((status = 200, body = Token), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody)))]
 async fn log_in(
     State(core): State<Arc<Core>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
     JsonBody(request): JsonBody<LoginRequest>,
 ) -> Result<Json<Token>, Problem> {
     if request.username.len() > MAX_USERNAME || request.password.len() > MAX_PASSWORD {
         return Err(wrong());
     }
-    if let Some(wait) = core.logins.wait(&request.username, Instant::now()) {
+    if let Err(wait) = core.logins.attempt(&request.username, from.ip(), Instant::now()) {
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
         let seconds = wait.as_secs() + 1;
         return Err(Problem::too_many(format!(
-            "too many failed logins for this user name: try again in {seconds} seconds"
+            "too many failed logins from this address: try again in {seconds} seconds"
         )));
     }
     let credentials = core.db.credentials(&request.username).await?;
     let hash = credentials.as_ref().map(|known| known.password_hash.clone());
     let matches = core.passwords.verify(request.password, hash).await;
     let Some(user) = credentials.filter(|_| matches).map(|known| known.user) else {
-        core.logins.failed(&request.username, Instant::now());
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
         return Err(wrong());
     };
-    core.logins.succeeded(&request.username);
+    core.logins.succeeded(&request.username, from.ip());
     let (token, now) = (random_token(SESSION_PREFIX), now_ms());
     core.db.create_session(token_hash(&token), user.id, now, now + SESSION_MS).await?;
     tracing::info!(user.id = %user.id, "logged in");

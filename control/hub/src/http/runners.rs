@@ -79,7 +79,7 @@ async fn show_runner(
     Ok(Json(core.seen_runner(row)))
 }
 
-/// Remove a runner that has no task (admins). Its certificate is not accepted any more.
+/// Remove a runner that has no task (admins). It gets no more of them, and is told to drop what it still holds.
 #[utoipa::path(delete, path = "/api/v1/runners/{runner}", tag = "runners",
     params(("runner" = String, Path, description = "Name or id")),
     responses((status = 204), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
@@ -93,6 +93,7 @@ async fn delete_runner(
     let id = core.db.find_runner(&runner).await?.runner.id;
     core.db.remove_runner(id, now_ms()).await?;
     core.sessions.disconnect(id);
+    core.nodes_changed.notify_one();
     core.events.publish(Event::Runner { id });
     tracing::info!(runner.id = %id, user.id = %caller.user.id, "removed a runner");
     Ok(StatusCode::NO_CONTENT)

@@ -12,7 +12,7 @@ use super::{
     problem::Problem,
     request::{InPath, InQuery, JsonBody},
 };
-use crate::core::Core;
+use crate::{access::hide_from, core::Core};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
     OpenApiRouter::new()
@@ -33,6 +33,9 @@ async fn list_tasks(
 ) -> Result<Json<Page<Task>>, Problem> {
     let project = core.project_for(&caller.user, &project, Access::Viewer).await?;
     let mut tasks = core.db.tasks(project.id, page.limit(), page.cursor.as_deref()).await?;
+    for task in &mut tasks.items {
+        hide_from(project.access, &mut task.spec);
+    }
     core.fill_runners_online(&mut tasks.items).await?;
     Ok(Json(tasks))
 }

@@ -1,43 +1,33 @@
 //! Log bytes of tasks, at their offsets.
 
-use ds_domain::{ProjectId, RunnerId, TaskId, api::Event};
+use ds_domain::{TaskId, task::MAX_TASK_LOG};
 use ds_proto::v1::{LogAck, LogChunk, to_runner};
 use tonic::Status;
 
 use super::{database, session::Session};
-use crate::core::Core;
 
-/// The protocol's limit for one chunk.
-const CHUNK_BYTES: usize = 64 * 1024;
-
-/// Stores a chunk; the acknowledgement says how much is durable now.
-pub(super) async fn append(session: &mut Session, chunk: LogChunk) -> Result<to_runner::Message, Status> {
-    let task = super::session::task_id(&chunk.task_id)?;
-    if chunk.data.len() > CHUNK_BYTES {
-        return Err(Status::invalid_argument("a log chunk is larger than 64 KiB"));
-    }
-    let Some(project) = session.project_of(task).await? else { return Ok(super::session::forget(task)) };
-    store(&session.core, session.runner, task, project, chunk).await
-}
-
-async fn store(
-    core: &Core,
-    runner: RunnerId,
+/// Stores a piece; the acknowledgement says how much is durable now, from which the runner goes on, also where it
+/// left bytes out. Beyond [`MAX_TASK_LOG`] nothing is stored: a runner ends a task before that.
+pub(super) async fn append(
+    session: &mut Session,
     task: TaskId,
-    project: ProjectId,
     chunk: LogChunk,
 ) -> Result<to_runner::Message, Status> {
-    match core.db.append_log(task, chunk.offset, &chunk.data).await {
-        Ok(bytes) => {
-            metrics::counter!(crate::metrics::LOG_BYTES).increment(chunk.data.len() as u64);
-            core.events.publish(Event::Log { id: task, project, bytes });
-            Ok(to_runner::Message::LogAck(LogAck { task_id: chunk.task_id, offset: bytes }))
+    let Some(project) = session.project_of(task).await? else { return Ok(super::session::forget(task)) };
+    let room = usize::try_from(MAX_TASK_LOG.saturating_sub(chunk.offset)).unwrap_or(usize::MAX);
+    let data = &chunk.data[..chunk.data.len().min(room)];
+    let core = &session.core;
+    let offset = match core.db.append_log(task, chunk.offset, data).await {
+        Ok(stored) => {
+            metrics::counter!(crate::metrics::LOG_BYTES).increment(data.len() as u64);
+            core.events.publish_log(task, project, stored);
+            stored
         }
-        // The runner learns what is stored when it connects again, and goes on from there.
-        Err(error @ ds_db::Error::LogGap { .. }) => {
-            tracing::warn!(runner.id = %runner, task.id = %task, %error, "a runner skipped log bytes");
-            Err(Status::failed_precondition(error.to_string()))
+        Err(error @ ds_db::Error::LogGap { stored, .. }) => {
+            tracing::warn!(runner.id = %session.runner, task.id = %task, %error, "a runner skipped log bytes");
+            stored
         }
-        Err(error) => Err(database(&error)),
-    }
+        Err(error) => return Err(database(&error)),
+    };
+    Ok(to_runner::Message::LogAck(LogAck { task_id: chunk.task_id, offset }))
 }

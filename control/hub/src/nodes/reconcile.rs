@@ -1,4 +1,4 @@
-//! What a runner that connects should do: its own account against the database's.
+//! What a runner should do: its own account against the database's.
 
 use std::collections::HashSet;
 
@@ -7,13 +7,13 @@ use ds_domain::{
     RunnerId, TaskId,
     task::{Outcome, State},
 };
-use ds_proto::v1::{self, LogAck, StopTask, TaskReport, to_runner};
+use ds_proto::v1::{LogAck, TaskReport, to_runner};
 use tonic::Status;
 
 use super::{convert, database, session::forget};
-use crate::{clock::now_ms, core::Core, finish, scheduler};
+use crate::{clock::now_ms, core::Core, finish, scheduler, tasks::stop_task};
 
-/// The messages that bring runner and database together. Saying them twice does no harm.
+/// The messages that bring a runner that connects and the database together. Saying them twice does no harm.
 pub(super) async fn reconcile(
     core: &Core,
     runner: RunnerId,
@@ -26,7 +26,7 @@ pub(super) async fn reconcile(
         reported.insert(task);
         match core.db.task(task).await {
             Ok(row) if row.runner == Some(runner) => {
-                settle_reported(core, runner, &row, &report, &mut messages).await?;
+                messages.extend(settle_reported(core, runner, &row, &report).await?);
             }
             Ok(_) | Err(ds_db::Error::NotFound { .. }) => messages.push(forget(task)),
             Err(error) => return Err(database(&error)),
@@ -34,9 +34,24 @@ pub(super) async fn reconcile(
     }
     let assigned = core.db.tasks_of_runner(runner).await.map_err(|error| database(&error))?;
     for row in assigned.into_iter().filter(|row| !reported.contains(&row.task.id)) {
-        settle_unreported(core, runner, row).await.map_err(|error| database(&error))?;
+        messages.extend(settle_unreported(core, runner, row).await.map_err(|error| database(&error))?);
     }
     Ok(messages)
+}
+
+/// The runner has let go of a task. One that it still ought to have is one that it does not know of.
+pub(super) async fn settle_released(
+    core: &Core,
+    runner: RunnerId,
+    task: TaskId,
+) -> Result<Option<to_runner::Message>, ds_db::Error> {
+    match core.db.task(task).await {
+        Ok(row) if row.runner == Some(runner) && row.task.state != State::Ended => {
+            settle_unreported(core, runner, row).await
+        }
+        Ok(_) | Err(ds_db::Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// A task that the runner still holds.
@@ -45,40 +60,46 @@ async fn settle_reported(
     runner: RunnerId,
     row: &TaskRow,
     report: &TaskReport,
-    messages: &mut Vec<to_runner::Message>,
-) -> Result<(), Status> {
+) -> Result<Vec<to_runner::Message>, Status> {
+    let task = row.task.id;
     if row.task.state == State::Ended {
-        messages.push(finish::answer_to_ended(row));
-        return Ok(());
+        return Ok(vec![finish::answer_to_ended(row)]);
     }
+    let mut cancelling = row.task.cancelling;
     if let Some(phase) = convert::phase(report.phase) {
-        let noted = core.db.task_progress(row.task.id, runner, phase, &row.task.detail, now_ms()).await;
-        noted.map_err(|error| database(&error))?;
+        // What was said while the runner was away is not true any more.
+        let detail = if cancelling { "" } else { &row.task.detail };
+        let noted = core.db.task_progress(task, runner, phase, detail, now_ms()).await;
+        match noted.map_err(|error| database(&error))? {
+            Some(noted) => cancelling = noted.cancelling,
+            // It was taken back, or ended, just now.
+            None => return Ok(vec![forget(task)]),
+        }
     }
-    let task_id = row.task.id.to_bytes();
-    messages
-        .push(to_runner::Message::LogAck(LogAck { task_id: task_id.clone(), offset: row.task.log_bytes }));
-    if row.task.cancelling {
-        messages.push(to_runner::Message::Stop(StopTask { task_id, reason: v1::Outcome::Cancelled.into() }));
-    }
-    Ok(())
+    let ack = LogAck { task_id: task.to_bytes(), offset: row.task.log_bytes };
+    let mut messages = vec![to_runner::Message::LogAck(ack)];
+    messages.extend(cancelling.then(|| stop_task(task)));
+    Ok(messages)
 }
 
 /// A task that the database says the runner has, and the runner does not know of.
-async fn settle_unreported(core: &Core, runner: RunnerId, row: TaskRow) -> Result<(), ds_db::Error> {
+async fn settle_unreported(
+    core: &Core,
+    runner: RunnerId,
+    row: TaskRow,
+) -> Result<Option<to_runner::Message>, ds_db::Error> {
     let task = row.task.id;
     if row.task.cancelling {
-        return core
-            .end_without_result(task, Outcome::Cancelled, "cancelled before its runner took it")
-            .await;
+        core.end_without_result(task, Outcome::Cancelled, "cancelled before its runner took it").await?;
+        return Ok(None);
     }
     if row.task.state == State::Scheduled {
         tracing::info!(runner.id = %runner, task.id = %task, "telling a runner again to start a task");
-        scheduler::send_start(core, runner, row);
-        return Ok(());
+        return Ok(scheduler::start_message(core, row));
     }
-    tracing::warn!(runner.id = %runner, task.id = %task, "a runner came back without a task that it had");
+    tracing::warn!(runner.id = %runner, task.id = %task, "a runner does not have a task that it had");
     let error = "its runner came back without it: the runner's state or pool was lost, and with it what the command did; \
                  run it again";
-    core.end_without_result(task, Outcome::Error, error).await
+    core.end_without_result(task, Outcome::Error, error).await?;
+    Ok(None)
 }

@@ -32,6 +32,7 @@ pub(super) async fn register(core: &Core, request: RegisterRequest) -> Result<Re
     let hash = certificate_hash(&certificate_pem)?;
     core.db.register_runner(token, hash, now).await.map_err(refusal)?;
     tracing::info!(runner.id = %runner.id, runner.name = runner.name, "a runner registered");
+    core.nodes_changed.notify_one();
     core.events.publish(ds_domain::api::Event::Runner { id: runner.id });
     Ok(RegisterResponse {
         node_id: node.to_bytes(),

@@ -6,7 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use ds_db::RunnerHello;
+use ds_db::{Noted, RunnerHello, RunnerRow};
 use ds_domain::{
     ProjectId, RunnerId, SnapshotId, TaskId,
     api::{Event, Runner},
@@ -19,7 +19,9 @@ use tonic::{Status, Streaming};
 use tracing::Instrument;
 
 use super::{
-    VERSION, check_protocol, convert, database, logs, reconcile,
+    VERSION, check_protocol, convert, database, farewell,
+    inbox::Inbox,
+    logs, reconcile,
     sessions::{Opened, Outgoing, Profile},
     tickets,
 };
@@ -29,10 +31,11 @@ use crate::{
     core::{Core, SILENCE_MS},
     error::chain,
     finish,
+    tasks::stop_task,
 };
 
 const HEARTBEAT_SECONDS: u32 = 10;
-const SILENCE: Duration = Duration::from_millis(SILENCE_MS.unsigned_abs());
+pub(super) const SILENCE: Duration = Duration::from_millis(SILENCE_MS.unsigned_abs());
 /// Characters of a progress line.
 const DETAIL_CHARS: usize = 500;
 
@@ -40,13 +43,14 @@ const DETAIL_CHARS: usize = 500;
 pub(super) struct Session {
     pub(super) core: Arc<Core>,
     pub(super) runner: RunnerId,
+    generation: u64,
     /// Tasks that were found to be this runner's, and their projects.
     owned: HashMap<TaskId, ProjectId>,
     outgoing: mpsc::Sender<Outgoing>,
 }
 
-/// Finds the runner behind a certificate.
-pub(super) async fn authenticate(core: &Core, certificate: Option<&[u8]>) -> Result<Runner, Status> {
+/// Finds the runner behind a certificate, also one that was removed.
+pub(super) async fn authenticate(core: &Core, certificate: Option<&[u8]>) -> Result<RunnerRow, Status> {
     let Some(der) = certificate else {
         return Err(Status::unauthenticated(
             "a session needs the certificate that the runner got when it registered",
@@ -56,22 +60,24 @@ pub(super) async fn authenticate(core: &Core, certificate: Option<&[u8]>) -> Res
     if peer.role != Role::Runner {
         return Err(Status::permission_denied(format!("only runners hold sessions, and this is {peer}")));
     }
-    let removed = "the hub does not know this runner (any more): register it again with a new token";
-    let row = match core.db.runner(RunnerId(peer.node.0)).await {
-        Ok(row) => row,
-        Err(ds_db::Error::NotFound { .. }) => return Err(Status::unauthenticated(removed)),
-        Err(error) => return Err(database(&error)),
-    };
-    if row.certificate != Some(sha256(der)) {
-        return Err(Status::unauthenticated(removed));
+    match core.db.runner_ever(RunnerId(peer.node.0)).await {
+        Ok(row) if row.certificate == Some(sha256(der)) => Ok(row),
+        Ok(_) | Err(ds_db::Error::NotFound { .. }) => Err(removed()),
+        Err(error) => Err(database(&error)),
     }
-    Ok(row.runner)
+}
+
+/// What is said to a runner that is not this hub's (any more).
+pub(super) fn removed() -> Status {
+    Status::unauthenticated(
+        "the hub does not know this runner (any more): register it again with a new token",
+    )
 }
 
 /// Takes the runner's first message and opens its session.
 pub(super) async fn open(
     core: &Arc<Core>,
-    runner: Runner,
+    row: RunnerRow,
     mut incoming: Streaming<FromRunner>,
 ) -> Result<ReceiverStream<Outgoing>, Status> {
     let first = tokio::time::timeout(SILENCE, incoming.message())
@@ -82,11 +88,15 @@ pub(super) async fn open(
     };
     check_protocol(hello.protocol, &hello.version)?;
     let reports = std::mem::take(&mut hello.tasks);
+    if row.removed {
+        return farewell::open(core, row.runner.id, &reports, incoming);
+    }
+    let runner = row.runner;
     let profile = note_hello(core, &runner, hello).await?;
-    let (opened, receiver) = core.sessions.open(runner.id, profile);
+    let (opened, receiver) = core.sessions.open(runner.id);
     let Opened { generation, end, outgoing } = opened;
     let id = runner.id;
-    let mut session = Session { core: core.clone(), runner: id, owned: HashMap::new(), outgoing };
+    let mut session = Session { core: core.clone(), runner: id, generation, owned: HashMap::new(), outgoing };
     tracing::info!(runner.id = %id, runner.name = runner.name, "a runner connected");
     core.events.publish(Event::Runner { id });
     let shutdown = core.shutdown.clone();
@@ -94,9 +104,9 @@ pub(super) async fn open(
         let result = tokio::select! {
             () = end.cancelled() => Ok(()),
             () = shutdown.cancelled() => Err(Status::unavailable("the hub stops: connect again")),
-            result = session.run(reports, incoming) => result,
+            result = session.run(profile, reports, incoming) => result,
         };
-        session.close(generation, result);
+        session.close(result);
     };
     core.tasks.spawn(work.instrument(tracing::info_span!("session", runner.id = %id)));
     Ok(ReceiverStream::new(receiver))
@@ -120,24 +130,23 @@ async fn note_hello(core: &Core, runner: &Runner, hello: Hello) -> Result<Profil
 impl Session {
     async fn run(
         &mut self,
+        profile: Profile,
         reports: Vec<ds_proto::v1::TaskReport>,
-        mut incoming: Streaming<FromRunner>,
+        incoming: Streaming<FromRunner>,
     ) -> Result<(), Status> {
         for message in reconcile::reconcile(&self.core, self.runner, reports).await? {
             self.send(message).await?;
         }
+        // Only now, so that nothing is started in between that these messages know nothing of.
+        self.core.sessions.ready(self.runner, self.generation, profile);
         self.core.events.wake_scheduler();
-        loop {
-            let message = tokio::time::timeout(SILENCE, incoming.message())
-                .await
-                .map_err(|_| Status::deadline_exceeded("the runner was silent for 30 seconds"))??;
-            let Some(message) = message else { return Ok(()) };
-            // A message of a kind that this version does not know has none.
-            let Some(message) = message.message else { continue };
+        let mut inbox = Inbox::new(incoming);
+        while let Some(message) = inbox.next().await? {
             if let Some(answer) = self.handle(message).await? {
                 self.send(answer).await?;
             }
         }
+        Ok(())
     }
 
     async fn handle(&mut self, message: from_runner::Message) -> Result<Option<to_runner::Message>, Status> {
@@ -146,21 +155,25 @@ impl Session {
                 Err(Status::failed_precondition("Hello is said once a session"))
             }
             from_runner::Message::Progress(progress) => self.progress(progress).await,
-            from_runner::Message::Log(chunk) => logs::append(self, chunk).await.map(Some),
+            from_runner::Message::Log(chunk) => {
+                let task = task_id(&chunk.task_id)?;
+                logs::append(self, task, chunk).await.map(Some)
+            }
             from_runner::Message::TicketRequest(request) => {
                 tickets::grant(&self.core, self.runner, request).await.map(Some)
             }
             from_runner::Message::Finished(finished) => {
                 let task = task_id(&finished.task_id)?;
-                let answer = finish::finish(&self.core, self.runner, task, finished).await?;
-                self.owned.remove(&task);
-                Ok(Some(answer))
+                finish::finish(&self.core, self.runner, task, finished).await
             }
             from_runner::Message::Released(released) => {
                 let task = task_id(&released.task_id)?;
                 self.owned.remove(&task);
                 tracing::debug!(task.id = %task, "the runner has let go of a task");
-                Ok(None)
+                let answer = reconcile::settle_released(&self.core, self.runner, task).await;
+                self.core.sessions.released(self.runner, task);
+                self.core.events.wake_scheduler();
+                answer.map_err(|error| database(&error))
             }
             from_runner::Message::Heartbeat(_) => {
                 let noted = self.core.db.runner_seen(self.runner, now_ms()).await;
@@ -175,13 +188,12 @@ impl Session {
         let detail = convert::text(&progress.detail, DETAIL_CHARS);
         let noted = self.core.db.task_progress(task, self.runner, phase, &detail, now_ms()).await;
         match noted {
-            Ok(true) => {
-                if let Some(project) = self.project_of(task).await? {
-                    self.core.events.publish(Event::Task { id: task, project });
-                }
-                Ok(None)
+            Ok(Some(Noted { project, cancelling })) => {
+                self.core.events.publish(Event::Task { id: task, project });
+                // It may have been cancelled before the runner knew of it.
+                Ok(cancelling.then(|| stop_task(task)))
             }
-            Ok(false) | Err(ds_db::Error::NotFound { .. }) => self.not_running(task).await.map(Some),
+            Ok(None) => self.not_running(task).await.map(Some),
             Err(error) => Err(database(&error)),
         }
     }
@@ -212,6 +224,9 @@ impl Session {
 
     /// Waits while the runner does not read; the silence that follows ends a session that hangs.
     async fn send(&self, message: to_runner::Message) -> Result<(), Status> {
+        if let to_runner::Message::Forget(forget) = &message {
+            self.core.sessions.lets_go(self.runner, task_id(&forget.task_id)?);
+        }
         let sent = tokio::time::timeout(SILENCE, self.outgoing.send(Ok(convert::to_runner(message)))).await;
         match sent {
             Ok(Ok(())) => Ok(()),
@@ -220,8 +235,8 @@ impl Session {
         }
     }
 
-    fn close(self, generation: u64, result: Result<(), Status>) {
-        let offline = self.core.sessions.close(self.runner, generation);
+    fn close(self, result: Result<(), Status>) {
+        let offline = self.core.sessions.close(self.runner, self.generation);
         match result {
             Ok(()) => tracing::info!(offline, "a runner's session ended"),
             Err(status) => {

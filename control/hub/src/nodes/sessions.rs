@@ -8,7 +8,7 @@ use std::{
     sync::Mutex,
 };
 
-use ds_domain::{RunnerId, SnapshotId, api::Machine};
+use ds_domain::{RunnerId, SnapshotId, TaskId, api::Machine};
 use ds_proto::v1::{ToRunner, to_runner};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +18,10 @@ use super::convert;
 
 /// Messages under way to one runner. A runner that lets more pile up is disconnected, and told again what it
 /// should do when it comes back.
-const QUEUE: usize = 256;
+pub(super) const QUEUE: usize = 256;
+
+/// Forgotten tasks remembered of one runner; far more than one that behaves has.
+const LETTING_GO: usize = 10_000;
 
 /// What is sent to a runner, or why its stream ends.
 pub(super) type Outgoing = Result<ToRunner, Status>;
@@ -36,7 +39,10 @@ pub(crate) struct Profile {
 
 struct Connected {
     generation: u64,
-    profile: Profile,
+    /// Absent until the runner was told what it missed: before, it gets no task.
+    profile: Option<Profile>,
+    /// Tasks that it was told to forget, and has not released.
+    letting_go: HashSet<TaskId>,
     outgoing: mpsc::Sender<Outgoing>,
     end: CancellationToken,
 }
@@ -63,7 +69,7 @@ pub(super) struct Opened {
 
 impl Sessions {
     /// Registers a session; an older one of the same runner ends.
-    pub(super) fn open(&self, runner: RunnerId, profile: Profile) -> (Opened, mpsc::Receiver<Outgoing>) {
+    pub(super) fn open(&self, runner: RunnerId) -> (Opened, mpsc::Receiver<Outgoing>) {
         let (outgoing, receiver) = mpsc::channel(QUEUE);
         // Before anybody else can send: it is always the first.
         let _ = outgoing.try_send(Ok(convert::to_runner(super::session::welcome())));
@@ -71,7 +77,13 @@ impl Sessions {
         let mut inner = self.inner.lock().expect("no holder of this lock panics");
         inner.generations += 1;
         let generation = inner.generations;
-        let session = Connected { generation, profile, outgoing: outgoing.clone(), end: end.clone() };
+        let session = Connected {
+            generation,
+            profile: None,
+            letting_go: HashSet::new(),
+            outgoing: outgoing.clone(),
+            end: end.clone(),
+        };
         if let Some(older) = inner.connected.insert(runner, session) {
             let _ = older
                 .outgoing
@@ -80,6 +92,32 @@ impl Sessions {
         }
         metrics::gauge!(crate::metrics::RUNNERS_CONNECTED).set(inner.connected.len() as f64);
         (Opened { generation, end, outgoing }, receiver)
+    }
+
+    /// Lets the scheduler know of the runner, unless a newer session replaced this one.
+    pub(super) fn ready(&self, runner: RunnerId, generation: u64, profile: Profile) {
+        let mut inner = self.inner.lock().expect("no holder of this lock panics");
+        let session = inner.connected.get_mut(&runner).filter(|session| session.generation == generation);
+        if let Some(session) = session {
+            session.profile = Some(profile);
+        }
+    }
+
+    /// The runner is told to forget a task.
+    pub(super) fn lets_go(&self, runner: RunnerId, task: TaskId) {
+        let mut inner = self.inner.lock().expect("no holder of this lock panics");
+        let session = inner.connected.get_mut(&runner);
+        if let Some(session) = session.filter(|session| session.letting_go.len() < LETTING_GO) {
+            session.letting_go.insert(task);
+        }
+    }
+
+    /// The runner has dropped all that it had of a task.
+    pub(super) fn released(&self, runner: RunnerId, task: TaskId) {
+        let mut inner = self.inner.lock().expect("no holder of this lock panics");
+        if let Some(session) = inner.connected.get_mut(&runner) {
+            session.letting_go.remove(&task);
+        }
     }
 
     /// Forgets a session. Returns whether it was the runner's newest, so that the runner is offline now.
@@ -121,16 +159,20 @@ impl Sessions {
         self.inner.lock().expect("no holder of this lock panics").connected.contains_key(&runner)
     }
 
-    pub(crate) fn profiles(&self) -> Vec<(RunnerId, Profile)> {
+    /// The runners that can be given tasks, and which tasks each of them still lets go of.
+    pub(crate) fn ready_runners(&self) -> Vec<(RunnerId, Profile, HashSet<TaskId>)> {
         let inner = self.inner.lock().expect("no holder of this lock panics");
-        inner.connected.iter().map(|(id, session)| (*id, session.profile.clone())).collect()
+        let ready = |(id, session): (&RunnerId, &Connected)| {
+            Some((*id, session.profile.clone()?, session.letting_go.clone()))
+        };
+        inner.connected.iter().filter_map(ready).collect()
     }
 
     /// The runner has this snapshot from now on.
     pub(crate) fn holds(&self, runner: RunnerId, snapshot: SnapshotId) {
         let mut inner = self.inner.lock().expect("no holder of this lock panics");
-        if let Some(session) = inner.connected.get_mut(&runner) {
-            session.profile.holds.insert(snapshot);
+        if let Some(profile) = inner.connected.get_mut(&runner).and_then(|session| session.profile.as_mut()) {
+            profile.holds.insert(snapshot);
         }
     }
 }
@@ -159,9 +201,13 @@ mod tests {
     #[test]
     fn the_newest_session_is_the_one_that_counts() {
         let (sessions, runner) = (Sessions::default(), RunnerId(Uuid::new_v4()));
-        let (first, _first_out) = sessions.open(runner, profile());
-        let (second, mut second_out) = sessions.open(runner, profile());
+        let (first, _first_out) = sessions.open(runner);
+        let (second, mut second_out) = sessions.open(runner);
         assert!(first.end.is_cancelled() && !second.end.is_cancelled());
+        sessions.ready(runner, first.generation, profile());
+        assert!(sessions.ready_runners().is_empty(), "the newest was not told yet what it missed");
+        sessions.ready(runner, second.generation, profile());
+        assert_eq!(sessions.ready_runners().len(), 1);
         assert!(!sessions.close(runner, first.generation), "the runner is still there");
         assert!(sessions.send(runner, message()));
         assert!(second_out.try_recv().is_ok());
@@ -172,7 +218,7 @@ mod tests {
     #[test]
     fn a_runner_that_does_not_read_is_disconnected() {
         let (sessions, runner) = (Sessions::default(), RunnerId(Uuid::new_v4()));
-        let (session, _out) = sessions.open(runner, profile());
+        let (session, _out) = sessions.open(runner);
         for _ in 1..QUEUE {
             assert!(sessions.send(runner, message()));
         }

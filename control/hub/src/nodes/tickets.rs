@@ -21,11 +21,12 @@ pub(super) async fn grant(
     let request_id = request.request_id;
     let answer = match entitled(core, runner, &request).await? {
         Ok(ticket) => {
-            TicketGrant { request_id, ticket: Some(core.tickets.sign(&ticket)), refusal: String::new() }
+            let (ticket, store) = (Some(core.tickets.sign(&ticket)), Some(core.store_target.told()));
+            TicketGrant { request_id, ticket, refusal: String::new(), store }
         }
         Err(refusal) => {
             tracing::warn!(runner.id = %runner, refusal, "refused a ticket");
-            TicketGrant { request_id, ticket: None, refusal }
+            TicketGrant { request_id, ticket: None, refusal, store: None }
         }
     };
     Ok(to_runner::Message::Ticket(answer))

@@ -51,7 +51,8 @@ impl World {
         let project = hub.project("secret").await;
         let admin: User = hub.admin.get_as("/api/v1/whoami").await;
         let task = TaskId(Uuid::new_v4());
-        let spec = TaskSpec { command: vec!["true".into()], ..TaskSpec::default() };
+        let environment = [("TOKEN".to_owned(), "hush".to_owned())].into();
+        let spec = TaskSpec { command: vec!["true".into()], environment, ..TaskSpec::default() };
         let new = NewTask {
             id: task,
             project: project.id,
@@ -166,6 +167,9 @@ async fn a_viewer_reads_everything_and_changes_nothing() {
     }
     let task: ds_domain::api::Task = viewer.get_as(&format!("/api/v1/tasks/{}", world.task)).await;
     assert!(!task.cancelling && task.outcome.is_none());
+    assert_eq!(task.spec.environment["TOKEN"], "***");
+    let listed: Page<ds_domain::api::Task> = viewer.get_as("/api/v1/projects/secret/tasks").await;
+    assert_eq!(listed.items[0].spec.environment["TOKEN"], "***");
     world.hub.stop().await;
 }
 
@@ -178,6 +182,8 @@ async fn an_editor_works_but_does_not_manage() {
     let (status, body) = editor.send(member.json(&json!({"access": "owner"}))).await;
     assert_eq!(status, StatusCode::FORBIDDEN);
     assert!(body["message"].as_str().unwrap().contains("an owner"), "{body}");
+    let task: ds_domain::api::Task = editor.get_as(&format!("/api/v1/tasks/{}", world.task)).await;
+    assert_eq!(task.spec.environment["TOKEN"], "hush");
     let path = format!("/api/v1/tasks/{}/cancel", world.task);
     assert_eq!(editor.post(&path, &json!({})).await.0, StatusCode::OK);
     world.hub.stop().await;

@@ -11,8 +11,8 @@ use ds_link::{Identity, NodeKey, RegistrationToken};
 use ds_proto::{
     PROTOCOL,
     v1::{
-        self, FromRunner, Hello, LogChunk, RegisterRequest, TaskFinished, TaskProgress, TaskReport,
-        TicketRequest, from_runner, nodes_client::NodesClient, to_runner,
+        self, FromRunner, Hello, LogChunk, RegisterRequest, TaskFinished, TaskProgress, TaskReleased,
+        TaskReport, TicketRequest, from_runner, nodes_client::NodesClient, to_runner,
     },
 };
 use tokio::sync::mpsc;
@@ -167,6 +167,10 @@ impl FakeSession {
             at_ms: 1,
         };
         self.say(from_runner::Message::Progress(progress)).await;
+    }
+
+    pub(crate) async fn release(&self, task: TaskId) {
+        self.say(from_runner::Message::Released(TaskReleased { task_id: task.to_bytes() })).await;
     }
 
     /// Sends log bytes and returns what the hub acknowledges.

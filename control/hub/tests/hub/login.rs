@@ -38,7 +38,7 @@ async fn a_session_ends_with_logout_and_a_wrong_password_gives_none() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_down_for_that_name_only() {
+async fn guessing_is_slowed_down_for_that_name_and_address_only() {
     let hub = TestHub::start().await;
     let url = hub.anonymous().url;
     hub.user("ann").await;
@@ -48,6 +48,10 @@ async fn guessing_is_slowed_down_for_that_name_only() {
     }
     assert_eq!(Client::log_in(&url, "bob", "a wrong one").await.err(), Some(StatusCode::TOO_MANY_REQUESTS));
     assert!(Client::log_in(&url, "ann", PASSWORD).await.is_ok());
+    hub.user_named("bob").await;
+    assert_eq!(Client::log_in(&url, "bob", PASSWORD).await.err(), Some(StatusCode::TOO_MANY_REQUESTS));
+    let elsewhere = std::net::IpAddr::from([127, 0, 0, 2]);
+    assert!(Client::log_in_from(elsewhere, &url, "bob", PASSWORD).await.is_ok(), "bob himself gets in");
     hub.stop().await;
 }
 

@@ -181,15 +181,83 @@ async fn a_running_task_that_its_runner_lost_ends_with_an_error() {
 }
 
 #[tokio::test]
-async fn missing_log_bytes_end_the_session() {
+async fn a_task_is_given_back_to_a_runner_only_after_it_let_go_of_it() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let runner = FakeRunner::new(&hub, "box").await;
+    // It was taken back from the runner, which still has it.
+    let requeued = queue(&hub, &project).await;
+    let mut session = runner.connect_holding(&hub, &[(requeued.id, v1::TaskPhase::Running)]).await;
+    assert!(
+        matches!(session.next().await.unwrap(), to_runner::Message::Forget(f) if f.task_id == requeued.id.to_bytes())
+    );
+    let other = queue(&hub, &project).await;
+    assert_eq!(task_id(&session.started().await), other.id);
+    let waiting = wait_for(&hub, requeued.id, |task| task.detail.contains("earlier attempt")).await;
+    assert_eq!(waiting.state, State::Queued);
+    session.release(requeued.id).await;
+    assert_eq!(task_id(&session.started().await), requeued.id);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_runner_that_lets_go_of_a_task_that_it_should_have_is_told_again_or_lost_it() {
     let hub = TestHub::start().await;
     let project = hub.project("p").await;
     let runner = FakeRunner::new(&hub, "box").await;
     let mut session = runner.connect(&hub).await;
     queue(&hub, &project).await;
     let start = session.started().await;
-    let gap = session.log(task_id(&start), 100, b"x").await.unwrap_err();
-    assert_eq!(gap.code(), Code::FailedPrecondition, "{gap}");
+    session.release(task_id(&start)).await;
+    assert_eq!(session.started().await, start, "it was not taken yet: it is started again");
+    session.progress(task_id(&start), v1::TaskPhase::Running).await;
+    session.release(task_id(&start)).await;
+    let ended = wait_for(&hub, task_id(&start), |task| task.state == State::Ended).await;
+    assert_eq!(ended.outcome, Some(Outcome::Error));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_removed_runner_that_comes_back_is_told_to_drop_what_it_has() {
+    let hub = TestHub::start().await;
+    let runner = FakeRunner::new(&hub, "box").await;
+    assert_eq!(hub.admin.delete("/api/v1/runners/box").await.0, StatusCode::NO_CONTENT);
+    let held = TaskId(Uuid::new_v4());
+    let mut session = runner.connect_holding(&hub, &[(held, v1::TaskPhase::Running)]).await;
+    let forgets = |said: &to_runner::Message| matches!(said, to_runner::Message::Forget(f) if f.task_id == held.to_bytes());
+    assert!(forgets(&session.next().await.unwrap()));
+    session.progress(held, v1::TaskPhase::Running).await;
+    assert!(forgets(&session.next().await.unwrap()));
+    assert!(!session.ticket(held, v1::Direction::Push).await.refusal.is_empty());
+    session.release(held).await;
+    assert_eq!(session.next().await.unwrap_err().code(), Code::Unauthenticated);
+    let refused = runner.connect_with(&hub, FakeRunner::hello()).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn who_has_no_certificate_sends_little() {
+    let hub = TestHub::start().await;
+    let (_, token) = fake_runner::create(&hub, "box").await;
+    let key = NodeKey::generate().unwrap();
+    let large = v1::RegisterRequest { csr_pem: "x".repeat(65 * 1024), ..fake_runner::request(&token, &key) };
+    assert_eq!(fake_runner::register(&hub, large).await.unwrap_err().code(), Code::OutOfRange);
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn missing_log_bytes_are_asked_for() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let runner = FakeRunner::new(&hub, "box").await;
+    let mut session = runner.connect(&hub).await;
+    queue(&hub, &project).await;
+    let start = session.started().await;
+    assert_eq!(session.log(task_id(&start), 100, b"x").await.unwrap(), 0);
+    assert_eq!(session.log(task_id(&start), 0, b"x").await.unwrap(), 1, "the session goes on");
+    let limit = ds_domain::task::MAX_TASK_LOG;
+    assert_eq!(session.log(task_id(&start), limit, b"x").await.unwrap(), 1);
     hub.stop().await;
 }
 

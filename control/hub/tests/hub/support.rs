@@ -1,7 +1,7 @@
 //! A hub on free ports in a temporary folder, and a client for it. No store runs unless a test starts one.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
 };
 
@@ -80,10 +80,15 @@ impl TestHub {
 
     /// Makes a user and logs in as them.
     pub(crate) async fn user(&self, username: &str) -> Client {
+        self.user_named(username).await;
+        Client::log_in(&self.url, username, PASSWORD).await.unwrap()
+    }
+
+    /// Makes a user.
+    pub(crate) async fn user_named(&self, username: &str) {
         let request = CreateUser { username: username.into(), password: Some(PASSWORD.into()), admin: false };
         let (status, _) = self.admin.post("/api/v1/users", &request).await;
         assert_eq!(status, StatusCode::CREATED);
-        Client::log_in(&self.url, username, PASSWORD).await.unwrap()
     }
 
     /// A project made past the store, for tests of what needs no files.
@@ -144,7 +149,17 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn log_in(url: &str, username: &str, password: &str) -> Result<Self, StatusCode> {
-        let client = Self { http: reqwest::Client::new(), url: url.into(), auth: Auth::Nobody };
+        Self::log_in_from(Ipv4Addr::LOCALHOST.into(), url, username, password).await
+    }
+
+    pub(crate) async fn log_in_from(
+        address: IpAddr,
+        url: &str,
+        username: &str,
+        password: &str,
+    ) -> Result<Self, StatusCode> {
+        let http = reqwest::Client::builder().local_address(address).build().unwrap();
+        let client = Self { http, url: url.into(), auth: Auth::Nobody };
         let request = LoginRequest { username: username.into(), password: password.into() };
         let (status, body) = client.post("/api/v1/login", &request).await;
         if status != StatusCode::OK {

@@ -133,6 +133,17 @@ async fn files_go_in_by_upload_and_are_read_back_at_every_commit() {
         admin.get_as(&format!("/api/v1/commits/{}/files?recursive=true", second.id)).await;
     let paths: Vec<&str> = entries.items.iter().map(|entry| entry.path.as_str()).collect();
     assert!(paths.contains(&"data/a.csv") && paths.contains(&"data/big.bin"), "{paths:?}");
+    let (mut paged, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let query = format!("recursive=true&limit=1&cursor={cursor}");
+        let page: Page<FileEntry> =
+            admin.get_as(&format!("/api/v1/commits/{}/files?{query}", second.id)).await;
+        assert!(page.items.len() <= 1);
+        paged.extend(page.items.into_iter().map(|entry| entry.path));
+        let Some(next) = page.next else { break };
+        cursor = next;
+    }
+    assert_eq!(paged, paths);
 
     let content = |commit: CommitId, path: &str| format!("/api/v1/commits/{commit}/content?path={path}");
     for (commit, expected) in [(first.id, "1,2\n"), (second.id, "3,4\n")] {
@@ -246,7 +257,6 @@ async fn move_head(hub: &TestHub, project: &Project) -> CommitId {
         message: "meanwhile".into(),
         author: "admin".into(),
         task: None,
-        metadata: std::collections::BTreeMap::new(),
         changes: vec![],
         created_ms: 2,
     };
