@@ -1,7 +1,7 @@
 //! The Docker daemon of this machine: what a task needs of it, and nothing else.
 //!
 //! A container is named `ds-<task>` and labelled with its task and its runner. Docker's own log of it is the spool from
-//! which logs are sent, so it is never rotated. See [`container`] for what is in one, [`image`] for where it comes from.
+//! which logs are sent. See [`container`] for what is in one, [`image`] for where it comes from.
 
 pub(crate) mod container;
 pub(crate) mod image;
@@ -206,7 +206,8 @@ impl Docker {
         })
     }
 
-    /// What the container uses, about once a second while it runs.
+    /// What the container uses, about once a second while it runs; nothing of one that ends before the first second. Its
+    /// control group, which would tell, is gone with its last process.
     pub(crate) fn usage(&self, task: TaskId) -> impl Stream<Item = Usage> + use<> {
         let options = StatsOptionsBuilder::default().stream(true).build();
         self.client.stats(&name(task), Some(options)).filter_map(async |sample| {

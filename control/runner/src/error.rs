@@ -69,6 +69,23 @@ pub enum Error {
         "the task's container is gone: it was removed from Docker while the task ran. Start the task again"
     )]
     ContainerGone,
+    /// Somebody destroyed a task's clone.
+    #[error(
+        "the task's copy of the workspace is not on the runner's pool: is the pool not imported, or was it destroyed?"
+    )]
+    CloneGone,
+    /// Nothing says which hub the identity is for.
+    #[error(
+        "this runner has an identity, but its hub is not known: {} cannot be read. Restore that file, or move the folder away and register the runner again with a new token",
+        .path.display()
+    )]
+    HubUnknown {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Docker would not start a task's container.
     #[error("Docker could not start the container")]
     NotStarted(#[source] bollard::errors::Error),

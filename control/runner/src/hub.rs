@@ -14,7 +14,10 @@ use ds_proto::v1::{self, from_runner::Message};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    spec::StoreTarget,
+};
 
 /// Messages that wait to be written to the hub. Log chunks are the largest, at 64 KiB; who has more to send waits.
 const OUTGOING_MESSAGES: usize = 64;
@@ -28,7 +31,20 @@ pub(crate) struct Hub {
     /// Who waits for which answer. Each waiting task has at most one entry.
     tickets: Mutex<HashMap<u64, oneshot::Sender<v1::TicketGrant>>>,
     requests: AtomicU64,
+    sessions: AtomicU64,
     host: String,
+}
+
+/// Tells the sessions of this process apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionNumber(u64);
+
+/// What a task needs for a transfer.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) ticket: v1::SignedTicket,
+    /// Where the ticket is good, as of now.
+    pub(crate) store: Option<StoreTarget>,
 }
 
 /// One session with the hub. Messages sent on it arrive in order, or it closes.
@@ -43,6 +59,7 @@ pub(crate) struct Connection {
 pub(crate) struct Opened<'a> {
     hub: &'a Hub,
     pub(crate) connection: Connection,
+    pub(crate) number: SessionNumber,
     _closed: DropGuard,
 }
 
@@ -58,6 +75,7 @@ impl Hub {
             connection: watch::Sender::new(None),
             tickets: Mutex::default(),
             requests: AtomicU64::new(1),
+            sessions: AtomicU64::new(1),
             host,
         }
     }
@@ -72,7 +90,8 @@ impl Hub {
         let (outgoing, messages) = mpsc::channel(OUTGOING_MESSAGES);
         let closed = CancellationToken::new();
         let connection = Connection { outgoing, closed: closed.clone() };
-        (Opened { hub: self, connection, _closed: closed.drop_guard() }, messages)
+        let number = SessionNumber(self.sessions.fetch_add(1, Ordering::Relaxed));
+        (Opened { hub: self, connection, number, _closed: closed.drop_guard() }, messages)
     }
 
     /// The connection, and the ones that follow it.
@@ -96,7 +115,7 @@ impl Hub {
     }
 
     /// Asks the hub for a ticket, over as many connections as it takes.
-    pub(crate) async fn ticket(&self, task: TaskId, direction: v1::Direction) -> Result<v1::SignedTicket> {
+    pub(crate) async fn ticket(&self, task: TaskId, direction: v1::Direction) -> Result<Grant> {
         loop {
             let connection = self.connected().await;
             let request_id = self.requests.fetch_add(1, Ordering::Relaxed);
@@ -110,7 +129,7 @@ impl Hub {
                 // An answer counts although the connection closed after it.
                 biased;
                 Some(grant) = waiting.answer() => {
-                    return grant.ticket.ok_or(Error::Ticket(grant.refusal));
+                    return read_grant(grant);
                 }
                 () = connection.closed() => {}
                 () = tokio::time::sleep(TICKET_PATIENCE) => {}
@@ -130,6 +149,15 @@ impl Hub {
     fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<u64, oneshot::Sender<v1::TicketGrant>>> {
         self.tickets.lock().expect("nobody panics while holding it")
     }
+}
+
+fn read_grant(grant: v1::TicketGrant) -> Result<Grant> {
+    let ticket = grant.ticket.ok_or(Error::Ticket(grant.refusal))?;
+    let store = grant.store.map(StoreTarget::read).transpose();
+    let store = store.map_err(|_| {
+        Error::Ticket("it names an invalid store: are hub and runner of one version?".to_owned())
+    })?;
+    Ok(Grant { ticket, store })
 }
 
 /// One question under way; forgotten when dropped.
@@ -219,12 +247,26 @@ mod tests {
             hub.grant(v1::TicketGrant {
                 request_id: second.request_id,
                 refusal: "the project is gone".into(),
-                ticket: None,
+                ..v1::TicketGrant::default()
             });
         };
         let (answer, ()) = tokio::join!(asking, answering);
         assert!(answer.unwrap_err().to_string().contains("the project is gone"));
         assert!(hub.waiting().is_empty());
+    }
+
+    #[test]
+    fn a_grant_says_where_the_store_is_now() {
+        let node_id = Uuid::new_v4().as_bytes().to_vec();
+        let store = v1::StoreAddress { node_id, address: "moved:9".into() };
+        let granted =
+            v1::TicketGrant { ticket: Some(v1::SignedTicket::default()), ..v1::TicketGrant::default() };
+        let moved = v1::TicketGrant { store: Some(store.clone()), ..granted.clone() };
+        assert_eq!(read_grant(moved).unwrap().store.unwrap().address, "moved:9");
+        assert_eq!(read_grant(granted.clone()).unwrap().store, None);
+        let store = Some(v1::StoreAddress { node_id: vec![1], ..store });
+        let error = read_grant(v1::TicketGrant { store, ..granted }).unwrap_err();
+        assert!(error.to_string().contains("invalid store"), "{error}");
     }
 
     #[tokio::test]

@@ -50,6 +50,8 @@ pub(crate) enum Stop {
     Cancelled,
     /// The time limit.
     TimedOut,
+    /// The limit of its log.
+    LogTooLong,
 }
 
 /// The content of `journal.json`.
@@ -117,9 +119,14 @@ impl Journals {
         Ok(journal)
     }
 
-    /// Reads all journals. One that cannot be read is an error: without it, its container would look like an orphan.
+    /// Reads all journals. One that cannot be read is an error: without it, what its task holds would look like an orphan.
     pub(crate) fn load(&self) -> Result<Vec<Journal>> {
-        folders(&self.dir)?.into_iter().map(Journal::read).collect()
+        // A folder without a journal is one that is being made or removed.
+        let journals = folders(&self.dir)?.into_iter().map(Journal::read).filter(|read| match read {
+            Err(Error::File { source, .. }) => source.kind() != io::ErrorKind::NotFound,
+            _ => true,
+        });
+        journals.collect()
     }
 }
 
@@ -209,7 +216,7 @@ impl Journal {
 }
 
 /// Replaces a file: after a crash it has the old content or the new one, whole.
-async fn replace(path: PathBuf, bytes: Vec<u8>) -> Result<()> {
+pub(crate) async fn replace(path: PathBuf, bytes: Vec<u8>) -> Result<()> {
     blocking(move || {
         let new = path.with_extension("new");
         let write = || {
@@ -219,7 +226,7 @@ async fn replace(path: PathBuf, bytes: Vec<u8>) -> Result<()> {
             fs::rename(&new, &path)
         };
         write().map_err(file("write", &path))?;
-        sync_dir(path.parent().expect("a file of a journal lies in its folder"))
+        sync_dir(path.parent().expect("a file of the state lies in a folder"))
     })
     .await
 }

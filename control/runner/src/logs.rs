@@ -3,14 +3,17 @@
 //!
 //! The offset counts the bytes of both outputs in the order in which Docker took them down, which is the same each time
 //! they are read. So a runner that was restarted reads everything again, for the records, and sends only what the hub
-//! does not have. A hub that is away makes the reader wait, never drop.
+//! does not have; likewise when the hub has less than it said before. A hub that is away makes the reader wait, never drop.
+//!
+//! A log has [`MAX_TASK_LOG`] bytes. What comes after them is neither searched nor sent: [`too_long`] sees to it that the
+//! command is ended then, whether or not the hub takes anything.
 
 mod harvest;
 mod spool;
 
 use std::{pin::pin, time::Duration};
 
-use ds_domain::TaskId;
+use ds_domain::{TaskId, task::MAX_TASK_LOG};
 use ds_proto::v1::{self, from_runner::Message};
 use futures_util::{Stream, StreamExt};
 use tokio::{
@@ -22,11 +25,11 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::harvest::Found;
 use self::{
     harvest::Harvest,
-    spool::{CHUNK_BYTES, Spool},
+    spool::{CHUNK_BYTES, Spool, beyond},
 };
 use crate::{
     backoff::Backoff,
-    docker::{Docker, Frame},
+    docker::{Docker, Frame, container::MAX_LOG_FILE},
     error::{Error, Result, explain},
     hub::{Connection, Hub},
 };
@@ -34,11 +37,16 @@ use crate::{
 /// How long a piece of output smaller than a chunk waits for more.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// What an entry of Docker's log, a line mostly, takes besides its text.
+const ENTRY_BYTES: u64 = 32;
+
 /// A log that was read to its end and is stored at the hub.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) found: Found,
     pub(crate) bytes: u64,
+    /// Whether there was more than is kept.
+    pub(crate) cut: bool,
 }
 
 /// Reads and sends one task's log.
@@ -51,8 +59,10 @@ pub(crate) struct LogPump {
     spool: Spool,
     /// The connection that `spool` was sent over.
     connection: Option<Connection>,
-    /// Bytes of the log that were read, by this process.
+    /// Bytes of the log that were read and searched, by this process.
     read: u64,
+    limit: u64,
+    cut: bool,
     /// When what is unsent will have waited long enough.
     flush_at: Option<Instant>,
 }
@@ -67,6 +77,8 @@ impl LogPump {
             spool: Spool::default(),
             connection: None,
             read: 0,
+            limit: MAX_TASK_LOG,
+            cut: false,
             flush_at: None,
         };
         pump.connection.clone_from(&pump.connections.borrow_and_update());
@@ -88,9 +100,14 @@ impl LogPump {
                 tokio::select! { read = reading => read, () = ended.cancelled() => continue }
             };
             match read {
-                Ok(()) if last => break,
+                Ok(Read::SetBack) => {}
+                Ok(Read::All) if last => {
+                    if let Some(bytes) = self.drain().await {
+                        return Ok(Log { found: self.harvest.finish(), bytes, cut: self.cut });
+                    }
+                }
                 // Docker closes the log a moment before it says that the container has ended.
-                Ok(()) => {
+                Ok(Read::All) => {
                     let _ = tokio::time::timeout(backoff.next(), ended.cancelled()).await;
                 }
                 Err(error) => {
@@ -102,49 +119,47 @@ impl LogPump {
                 }
             }
         }
-        self.drain().await;
-        Ok(Log { found: self.harvest.finish(), bytes: self.read })
     }
 
-    /// Takes frames until they end; the first `self.read` bytes of them are known. Dropped at any point, it has lost
-    /// nothing but its place.
-    async fn feed(&mut self, frames: impl Stream<Item = Result<Frame>>) -> Result<()> {
+    /// Takes frames until they end, or until something before them is needed again; they begin with the log. Dropped at
+    /// any point, it has lost nothing but its place.
+    async fn feed(&mut self, frames: impl Stream<Item = Result<Frame>>) -> Result<Read> {
         let mut frames = pin!(frames);
-        let mut known = self.read;
-        loop {
+        let mut place = 0;
+        while self.spool.end() >= place {
             let room = self.spool.room() > 0;
             tokio::select! {
                 frame = frames.next(), if room => match frame {
-                    Some(frame) => self.take(frame?, &mut known),
-                    None => return Ok(()),
+                    Some(frame) => self.take(frame?, &mut place),
+                    None => return Ok(Read::All),
                 },
                 wake = wake(&mut self.acked, &mut self.connections, self.flush_at) => self.attend(&wake),
             }
             self.send().await;
         }
+        Ok(Read::SetBack)
     }
 
-    fn take(&mut self, mut frame: Frame, known: &mut u64) {
-        let skip = usize::try_from(*known).unwrap_or(usize::MAX).min(frame.bytes.len());
-        *known -= skip as u64;
-        let _ = frame.bytes.split_to(skip);
-        if frame.bytes.is_empty() {
-            return;
-        }
-        self.harvest.add(&frame);
-        self.spool.add(self.read, &frame.bytes);
-        self.read += frame.bytes.len() as u64;
+    /// Takes a frame that begins at `place` of the log, and moves that to the frame's end.
+    fn take(&mut self, mut frame: Frame, place: &mut u64) {
+        let kept = usize::try_from(self.limit - *place).unwrap_or(usize::MAX);
+        self.cut |= frame.bytes.len() > kept;
+        frame.bytes.truncate(kept);
+        self.harvest.add(frame.source, beyond(self.read, *place, &frame.bytes));
+        self.spool.add(*place, &frame.bytes);
+        *place += frame.bytes.len() as u64;
+        self.read = self.read.max(*place);
         if self.spool.unsent() > 0 {
             self.flush_at.get_or_insert_with(|| Instant::now() + LINGER);
         }
     }
 
     fn attend(&mut self, wake: &Wake) {
+        // Whatever woke it: what a new session begins with is known before anything is sent over it, if it can be.
+        let offset = *self.acked.borrow_and_update();
+        self.spool.ack(offset);
         match wake {
-            Wake::Acked => {
-                let offset = *self.acked.borrow_and_update();
-                self.spool.ack(offset);
-            }
+            Wake::Acked => {}
             Wake::Connection => {
                 self.connection.clone_from(&self.connections.borrow_and_update());
                 self.spool.rewind();
@@ -175,15 +190,53 @@ impl LogPump {
         }
     }
 
-    /// Sends the rest and returns when the hub has all.
-    async fn drain(&mut self) {
+    /// Sends the rest and returns how long the log is when the hub has all; none if it has to be read again for that.
+    async fn drain(&mut self) -> Option<u64> {
+        // Less than was read only if Docker lost some of it meanwhile.
+        let length = self.spool.end().min(self.read);
         self.flush_at = Some(Instant::now());
         self.send().await;
-        while !self.spool.holds_nothing_before(self.read) {
+        while !self.spool.holds_nothing_before(length) {
             let wake = wake(&mut self.acked, &mut self.connections, self.flush_at).await;
             self.attend(&wake);
+            if self.spool.end() < length {
+                return None;
+            }
             self.send().await;
         }
+        Some(length)
+    }
+}
+
+/// Why a reading ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Read {
+    /// Docker has no more.
+    All,
+    /// The hub has less than it said before: the log has to be read again from its beginning.
+    SetBack,
+}
+
+/// Returns when a command has written more than a task's log may have. Reads on its own: where the hub is away, nobody
+/// else does, and Docker would take all down until the machine's disk is full.
+pub(crate) async fn too_long(docker: &Docker, task: TaskId) {
+    longer_than(docker, task, MAX_TASK_LOG, MAX_LOG_FILE / 2).await;
+}
+
+async fn longer_than(docker: &Docker, task: TaskId, limit: u64, file_limit: u64) {
+    let mut backoff = Backoff::default();
+    loop {
+        let mut frames = pin!(docker.logs(task, true));
+        let (mut log, mut file) = (0, 0);
+        while let Some(Ok(frame)) = frames.next().await {
+            log += frame.bytes.len() as u64;
+            file += frame.bytes.len() as u64 + ENTRY_BYTES;
+            if log > limit || file > file_limit {
+                return;
+            }
+        }
+        // It ended, or Docker is away: who waits for the container finds that out.
+        backoff.wait().await;
     }
 }
 

@@ -1,21 +1,22 @@
 //! What all tasks of a runner work with.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
 
 use ds_blockio::BlockIo;
-use ds_domain::VolumeId;
+use ds_domain::{SnapshotId, VolumeId};
 use ds_link::{Endpoint, Link};
 use ds_zfs::Volumes;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
     docker::Docker,
-    error::{Error, Result},
+    error::{Error, Result, explain},
     hub::Hub,
+    journal::{Journal, Journals},
     spec::StoreTarget,
 };
 
@@ -27,6 +28,7 @@ pub(crate) struct Node {
     pub(crate) endpoint: Endpoint,
     pub(crate) hub: Arc<Hub>,
     pub(crate) turns: Turns,
+    pub(crate) journals: Journals,
 }
 
 /// Lets one task at a time fetch snapshots of a volume: the next one mostly wants the same, and then finds it.
@@ -55,6 +57,80 @@ impl Node {
         let found = resolve(&address).await.map_err(failed)?;
         self.endpoint.connect(found, store.node).await.map_err(failed)
     }
+}
+
+/// What the pool keeps beyond what tasks need is only there to spare a transfer, and goes when it is in the way.
+impl Node {
+    /// Drops the volume's branches that no journal names: the head went another way, or past them. One that something
+    /// hangs on stays until that is gone.
+    pub(crate) async fn drop_stale_branches(&self, volume: VolumeId) {
+        if let Err(error) = self.try_drop_stale_branches(volume).await {
+            tracing::warn!(volume.id = %volume, "old branches stay on the pool: {}", explain(&error));
+        }
+    }
+
+    async fn try_drop_stale_branches(&self, volume: VolumeId) -> Result<()> {
+        let branches = self.volumes.snapshots(volume).await?.into_iter().filter(|snapshot| !snapshot.main);
+        // After the listing: a branch that is listed and named by none of these is no task's work.
+        let named = self.named()?;
+        for branch in branches.filter(|branch| !named.snapshots.contains(&branch.id)) {
+            match self.volumes.drop_branch(volume, branch.id).await {
+                Ok(()) => {
+                    tracing::info!(volume.id = %volume, snapshot.id = %branch.id, "dropped an old branch")
+                }
+                Err(ds_zfs::Error::HasDependents(_) | ds_zfs::Error::OnMainLine { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room on a full pool: drops the volume whose newest snapshot is the oldest, of those that no task works with.
+    /// False if there is none.
+    pub(crate) async fn make_room(&self) -> bool {
+        self.try_make_room().await.unwrap_or_else(|error| {
+            tracing::warn!("cannot make room on the pool: {}", explain(&error));
+            false
+        })
+    }
+
+    async fn try_make_room(&self) -> Result<bool> {
+        let volumes = self.volumes.volumes().await?;
+        let named = self.named()?;
+        for volume in volumes.into_iter().filter(|volume| !named.volumes.contains(volume)) {
+            match self.volumes.drop_volume(volume).await {
+                Ok(()) => {
+                    tracing::info!(volume.id = %volume, "dropped a volume that no task works with: the pool is full");
+                    return Ok(true);
+                }
+                // A clone that could not be dropped hangs on it until the runner's next start.
+                Err(ds_zfs::Error::HasDependents(_) | ds_zfs::Error::Busy(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(false)
+    }
+
+    /// What the journals of this runner name.
+    fn named(&self) -> Result<Named> {
+        let journals = self.journals.load()?;
+        let specs = || journals.iter().map(Journal::spec);
+        Ok(Named {
+            volumes: specs().map(|spec| spec.volume).collect(),
+            snapshots: specs().flat_map(|spec| [spec.base, spec.result]).collect(),
+        })
+    }
+}
+
+struct Named {
+    volumes: HashSet<VolumeId>,
+    snapshots: HashSet<SnapshotId>,
+}
+
+/// Whether this runner's pool is full, and not the store's.
+pub(crate) fn is_full_here(error: &Error) -> bool {
+    use ds_zfs::Error::NoSpace;
+    matches!(error, Error::Volumes(NoSpace(_)) | Error::Transfer(ds_transfer::Error::Volumes(NoSpace(_))))
 }
 
 async fn resolve(address: &str) -> ds_link::Result<SocketAddr> {

@@ -12,6 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::{
     error::{Error, Result},
+    journal,
     session::CONNECT_PATIENCE,
 };
 
@@ -41,7 +42,7 @@ pub(crate) async fn identity(state_dir: &Path, token: Option<&str>) -> Result<Re
     let token: RegistrationToken = token.parse().map_err(Error::Token)?;
     let registered = register(&token).await?;
     // The identity last: where it is, the runner is registered.
-    write_address(&dir, &registered.hub)?;
+    write_address(&dir, &registered.hub).await?;
     registered.identity.save(&dir).map_err(Error::Identity)?;
     tracing::info!(runner.id = %registered.identity.peer().node, name = registered.hub.runner_name, "registered");
     Ok(registered)
@@ -89,19 +90,19 @@ pub(crate) fn endpoint(address: &str, tls: ClientTlsConfig) -> Result<Endpoint> 
 
 fn read_address(dir: &Path) -> Result<HubAddress> {
     let path = dir.join("hub.json");
-    let bytes =
-        std::fs::read(&path).map_err(|source| Error::File { doing: "read", path: path.clone(), source })?;
-    serde_json::from_slice(&bytes).map_err(|e| Error::File { doing: "read", path, source: e.into() })
+    let read = std::fs::read(&path).and_then(|bytes| Ok(serde_json::from_slice(&bytes)?));
+    read.map_err(|source| Error::HubUnknown { path, source })
 }
 
-fn write_address(dir: &Path, hub: &HubAddress) -> Result<()> {
+async fn write_address(dir: &Path, hub: &HubAddress) -> Result<()> {
     let path = dir.join("hub.json");
     let bytes = serde_json::to_vec_pretty(hub).expect("a struct of strings");
-    std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&path, bytes)).map_err(|source| Error::File {
-        doing: "write",
-        path,
+    std::fs::create_dir_all(dir).map_err(|source| Error::File {
+        doing: "create",
+        path: dir.into(),
         source,
-    })
+    })?;
+    journal::replace(path, bytes).await
 }
 
 #[cfg(test)]
@@ -116,5 +117,24 @@ mod tests {
         assert!(said(Some("dsr1.cut")).await.contains("copy it whole"));
         let nobody = RegistrationToken::generate("127.0.0.1:1", [0; 32]).unwrap().to_string();
         assert!(said(Some(&nobody)).await.contains("cannot reach the hub at 127.0.0.1:1"));
+    }
+
+    #[tokio::test]
+    async fn an_identity_without_a_hub_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = ds_link::Ca::create().unwrap();
+        let identity = ca.issue(ds_link::Role::Runner, ds_domain::NodeId(uuid::Uuid::new_v4())).unwrap();
+        identity.save(&dir.path().join("identity")).unwrap();
+        for content in [None, Some("{")] {
+            if let Some(content) = content {
+                std::fs::write(dir.path().join("identity/hub.json"), content).unwrap();
+            }
+            let said = identity_error(dir.path()).await;
+            assert!(said.contains("hub.json") && said.contains("register the runner again"), "{said}");
+        }
+    }
+
+    async fn identity_error(dir: &Path) -> String {
+        identity(dir, None).await.err().unwrap().to_string()
     }
 }

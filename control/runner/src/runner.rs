@@ -63,9 +63,9 @@ impl Runner {
         let io = BlockIo::detect();
 
         let turns = Turns::default();
-        let node = Arc::new(Node { docker, volumes, io, endpoint: endpoint.clone(), hub, turns });
+        let node = Node { docker, volumes, io, endpoint: endpoint.clone(), hub, turns, journals };
         let stop = CancellationToken::new();
-        let tasks = Tasks::new(node, journals, stop.clone());
+        let tasks = Tasks::new(Arc::new(node), stop.clone());
         let (slots, labels) = (config.slots, config.labels.into_iter().collect());
         let session = Session { registered, tasks: Arc::clone(&tasks), slots, labels, machine };
         Ok(Self { session, tasks, endpoint, stop })

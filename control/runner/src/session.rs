@@ -21,13 +21,14 @@ use crate::{
     backoff::Backoff,
     clock::now_ms,
     error::{Result, explain},
+    hub::SessionNumber,
     register::{self, Registered},
     tasks::Tasks,
 };
 
 /// Until a connection must stand.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
-/// Between tries while the hub says no: nothing changes until a person acts.
+/// Between tries while the hub says no.
 const REFUSED_WAIT: Duration = Duration::from_mins(1);
 /// A hub that does not answer a ping for this long is gone.
 const PING: Duration = Duration::from_secs(10);
@@ -53,6 +54,7 @@ impl Session {
     /// Keeps a session open until `shutdown`.
     pub(crate) async fn run(&self, shutdown: &CancellationToken) {
         let mut backoff = Backoff::default();
+        let mut refused = String::new();
         loop {
             let mut welcomed = false;
             let end = tokio::select! {
@@ -66,13 +68,18 @@ impl Session {
             let wait = match end {
                 End::Broken(reason) => {
                     tracing::warn!(hub = address, "not connected to the hub, trying again: {reason}");
+                    refused.clear();
                     backoff.next()
                 }
                 End::Refused(reason) => {
-                    tracing::error!(
-                        hub = address,
-                        "the hub refuses this runner, trying again each minute: {reason}"
-                    );
+                    // Nothing changes until a person acts: said once.
+                    if reason != refused {
+                        tracing::error!(
+                            hub = address,
+                            "the hub refuses this runner, trying again each minute: {reason}"
+                        );
+                        refused = reason;
+                    }
                     REFUSED_WAIT
                 }
             };
@@ -109,7 +116,7 @@ impl Session {
         *welcomed = true;
         opened.announce();
         tracing::info!(hub = self.registered.hub.address, "connected to the hub");
-        self.talk(incoming, heartbeat).await
+        self.talk(incoming, heartbeat, opened.number).await
     }
 
     async fn connect(
@@ -130,15 +137,19 @@ impl Session {
         session.map(tonic::Response::into_inner).map_err(|status| ended(&status))
     }
 
-    async fn talk(&self, mut incoming: Streaming<v1::ToRunner>, heartbeat: Duration) -> End {
+    async fn talk(
+        &self,
+        mut incoming: Streaming<v1::ToRunner>,
+        heartbeat: Duration,
+        session: SessionNumber,
+    ) -> End {
         let mut beat = tokio::time::interval(heartbeat);
         loop {
             tokio::select! {
                 message = incoming.message() => match message {
-                    Ok(Some(message)) => self.handle(message).await,
+                    Ok(Some(message)) => self.handle(message, session).await,
                     Ok(None) => return End::Broken("the hub closed the session".into()),
-                    // It welcomed us: whatever it does not like now may pass with a new session.
-                    Err(status) => return End::Broken(explain(&status)),
+                    Err(status) => return ended_later(&status),
                 },
                 _ = beat.tick() => {
                     // Where there is no room, enough is said already.
@@ -148,7 +159,7 @@ impl Session {
         }
     }
 
-    async fn handle(&self, message: v1::ToRunner) {
+    async fn handle(&self, message: v1::ToRunner, session: SessionNumber) {
         use to_runner::Message as To;
         let Some(message) = message.message else {
             tracing::warn!("the hub sent a message that this version does not know; it was ignored");
@@ -157,7 +168,10 @@ impl Session {
         match message {
             To::Welcome(_) => {}
             To::Start(start) => self.tasks.start(start).await,
-            To::Stop(stop) => note(told(&stop.task_id, |task| self.tasks.stop(task)), &stop.task_id),
+            To::Stop(stop) => {
+                let held = told(&stop.task_id, |task| self.tasks.stop(task, session));
+                self.answer_if_gone(held, stop.task_id);
+            }
             To::LogAck(ack) => {
                 note(told(&ack.task_id, |task| self.tasks.log_acked(task, ack.offset)), &ack.task_id);
             }
@@ -221,6 +235,15 @@ fn check(welcome: &v1::Welcome) -> std::result::Result<Duration, End> {
     Ok(Duration::from_secs(u64::from(welcome.heartbeat_seconds.clamp(1, 60))))
 }
 
+/// What a status means after the hub welcomed us: only who we are is settled for good, what else it does not like may
+/// pass with a new session.
+fn ended_later(status: &Status) -> End {
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated => End::Refused(status.message().to_owned()),
+        _ => End::Broken(explain(status)),
+    }
+}
+
 /// What a status from the hub means for the runner.
 fn ended(status: &Status) -> End {
     match status.code() {
@@ -241,5 +264,13 @@ mod tests {
         let Err(End::Refused(reason)) = check(&welcome) else { panic!("accepted") };
         assert!(reason.contains("9.0.0") && reason.contains("install the same version"), "{reason}");
         assert_eq!(check(&v1::Welcome { protocol: PROTOCOL, ..welcome }).ok(), Some(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn a_removed_runner_is_refused_and_a_log_gap_is_not() {
+        let removed = Status::permission_denied("this runner was removed: register it again");
+        assert!(matches!(ended_later(&removed), End::Refused(reason) if reason.contains("was removed")));
+        let gap = Status::failed_precondition("bytes 5 to 9 are missing");
+        assert!(matches!(ended_later(&gap), End::Broken(_)));
     }
 }

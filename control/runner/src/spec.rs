@@ -71,11 +71,14 @@ impl Spec {
             repository: (!start.repository.is_empty())
                 .then_some(Repository { url: start.repository, reference: start.reference }),
             project: start.project_name,
-            store: StoreTarget {
-                node: NodeId::from_bytes(&store.node_id).map_err(|_| bad("store"))?,
-                address: store.address,
-            },
+            store: StoreTarget::read(store).map_err(|_| bad("store"))?,
         })
+    }
+}
+
+impl StoreTarget {
+    pub(crate) fn read(store: v1::StoreAddress) -> Result<Self, ds_domain::ids::InvalidId> {
+        Ok(Self { node: NodeId::from_bytes(&store.node_id)?, address: store.address })
     }
 }
 

@@ -30,8 +30,10 @@ use crate::{
 
 /// Between two progress messages of one task.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// After this long without an acknowledgement a result is sent again.
-const FINISH_PATIENCE: Duration = Duration::from_mins(1);
+/// After this long without an acknowledgement a result is sent again over the same connection.
+const FINISH_PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time until a result is sent again, over whatever connection.
+const FINISH_LONGEST: Duration = Duration::from_mins(5);
 
 /// A task at work.
 pub(crate) struct Task {
@@ -46,9 +48,11 @@ pub(crate) struct Task {
 pub(crate) struct Signals {
     /// End the command.
     pub(crate) cancel: CancellationToken,
+    /// How often a person asked for the end once more, after it was asked for.
+    pub(crate) insisted: watch::Receiver<u64>,
     /// Drop everything.
     pub(crate) forget: CancellationToken,
-    /// The log before this offset is stored.
+    /// The log before this offset is stored, and what follows it is not.
     pub(crate) log_acked: watch::Receiver<u64>,
     /// The result is recorded; true if the head advanced to it.
     pub(crate) finish_acked: watch::Receiver<Option<bool>>,
@@ -119,17 +123,22 @@ impl Task {
         }
     }
 
-    /// Sends the result over each connection until the hub has acknowledged it, which ends [`Task::work`].
+    /// Sends the result until the hub has acknowledged it, which ends [`Task::work`]. Each time it waits longer: a hub that
+    /// ends the session over a result must have time for everything else.
     async fn finish(&mut self) -> Result<()> {
         self.tell(TaskPhase::Finished, "");
         let result = self.journal.read_result()?;
+        let mut backoff = Backoff::up_to(FINISH_LONGEST);
         loop {
             let connection = self.node.hub.connected().await;
-            if connection.send(Message::Finished(result.clone())).await.is_ok() {
-                let _ = tokio::time::timeout(FINISH_PATIENCE, connection.closed()).await;
-            } else {
+            // What was not handed over goes over the next connection.
+            let _ = connection.send(Message::Finished(result.clone())).await;
+            let wait = backoff.next();
+            let closed = async {
                 connection.closed().await;
-            }
+                tokio::time::sleep(wait).await;
+            };
+            let _ = tokio::time::timeout(wait.max(FINISH_PATIENCE), closed).await;
         }
     }
 
@@ -155,15 +164,18 @@ impl Task {
             tracing::warn!(task.id = %spec.task, "did not advance this runner's copy of the workspace: {reason}");
         }
         self.node.volumes.drop_task(spec.task).await?;
-        self.journal.remove()
+        let volume = spec.volume;
+        self.journal.remove()?;
+        if advanced {
+            self.node.drop_stale_branches(volume).await;
+        }
+        Ok(())
     }
 
-    /// Writes down how the task ended; what follows is keeping the clone, if there is one.
+    /// Writes down how the task ended; what follows is keeping the clone. Without a list of its files the clone was not
+    /// used, or there is none.
     async fn end(&mut self, result: v1::TaskFinished) -> Result<()> {
-        let spec = self.journal.spec();
-        let clone = self.node.volumes.task_mountpoint(spec.task, spec.volume).await?;
-        let stage =
-            if clone.is_some() && self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
+        let stage = if self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
         self.journal.write_result(&result).await?;
         self.advance_to(stage).await
     }

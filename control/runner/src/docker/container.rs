@@ -6,16 +6,28 @@ use bollard::models::{
     ContainerCreateBody, DeviceRequest, HostConfig, HostConfigLogConfig, Mount, MountType, RestartPolicy,
     RestartPolicyNameEnum,
 };
-use ds_domain::task::Gpus;
+use ds_domain::task::{Gpus, MAX_TASK_LOG};
 
 use crate::spec::Spec;
 
 /// Where the workspace is in the container.
 const HOME: &str = "/home/ds";
 
-/// What Docker keeps of a container's log before it drops the oldest part: nothing is ever dropped, since this log is
-/// the spool that the runner reads again after a restart.
-const LOG_LIMIT: &str = "8000000g";
+/// Bytes of a container's log at which Docker drops it and begins anew, so that no command can fill the machine's disk.
+///
+/// Before that the log is whole: it is the spool that the runner reads again after a restart. A log that passes
+/// [`ds_domain::task::MAX_TASK_LOG`], or half of this file, gets its command ended; the other half is what a command may
+/// write until that has happened. One that is faster loses output that nobody keeps: its task has failed by then.
+pub(crate) const MAX_LOG_FILE: u64 = 4 * MAX_TASK_LOG;
+
+/// Processes and threads that a task may have at once; enough for any pool of workers, and too few to take the machine's
+/// last one.
+const PIDS_LIMIT: i64 = 32_768;
+
+/// What Docker gives a container's root by default and a task has no use for: making devices, raw packets (to pose as
+/// another machine), writing to the machine's audit log, and giving files capabilities. What is left is what installing
+/// packages as root needs: owners, modes, users, chroot, low ports.
+const DROPPED_CAPABILITIES: [&str; 4] = ["MKNOD", "NET_RAW", "AUDIT_WRITE", "SETFCAP"];
 
 /// What a container is made of.
 #[derive(Debug)]
@@ -60,16 +72,27 @@ impl ContainerSpec<'_> {
             // `json-file`, Docker's default, replaces every byte that is not UTF-8. `local` keeps them all.
             log_config: Some(HostConfigLogConfig {
                 typ: Some("local".to_owned()),
-                config: Some(HashMap::from([("max-size".to_owned(), LOG_LIMIT.to_owned())])),
+                config: Some(log_options()),
             }),
             restart_policy: Some(RestartPolicy {
                 name: Some(RestartPolicyNameEnum::NO),
                 ..RestartPolicy::default()
             }),
             privileged: Some(false),
+            cap_drop: Some(DROPPED_CAPABILITIES.map(str::to_owned).to_vec()),
+            // No program of the image, set-uid or not, makes more of a process than it was.
+            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            pids_limit: Some(PIDS_LIMIT),
             ..HostConfig::default()
         }
     }
+}
+
+/// One file of that size; nothing is compressed, as that takes a second file.
+fn log_options() -> HashMap<String, String> {
+    let options =
+        [("max-size", MAX_LOG_FILE.to_string()), ("max-file", "1".into()), ("compress", "false".into())];
+    HashMap::from(options.map(|(name, value)| (name.to_owned(), value)))
 }
 
 /// `KEY=value` for the container. What the task's author sets wins, except over what tells a workload where it is.
@@ -165,7 +188,8 @@ mod tests {
         let host = body.host_config.unwrap();
         assert_eq!((host.nano_cpus, host.memory), (Some(1_500_000_000), Some(1 << 30)));
         assert_eq!(host.device_requests.unwrap()[0].count, Some(-1));
-        assert_eq!(host.privileged, Some(false));
+        assert_eq!((host.privileged, host.pids_limit), (Some(false), Some(32_768)));
+        assert!(host.cap_drop.unwrap().contains(&"MKNOD".to_owned()));
         assert_eq!(host.mounts.unwrap()[0].source.as_deref(), Some("/ds/t/clone"));
     }
 }

@@ -89,6 +89,19 @@ async fn the_clone_is_home_and_working_directory() {
 }
 
 #[tokio::test]
+async fn root_in_a_container_owns_files_and_makes_no_devices() {
+    let script = "echo > made; busybox chown 1000:1000 made; busybox chmod 4755 made; busybox stat -c '%u %a' made; \
+                  busybox mknod device c 1 3 2> error || echo refused; \
+                  busybox grep -E '^(CapEff|NoNewPrivs)' /proc/self/status";
+    let test = TestTask::started(&["sh", "-c", script]).await;
+    test.ended().await;
+    let output = String::from_utf8(test.output(Source::Stdout).await).unwrap();
+    // CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, SYS_CHROOT.
+    let expected = "1000 4755\nrefused\nCapEff:\t00000000000405fb\nNoNewPrivs:\t1\n";
+    assert_eq!(output, expected);
+}
+
+#[tokio::test]
 async fn exit_codes_are_the_commands() {
     let failing = TestTask::started(&["sh", "-c", "exit 7"]).await;
     assert_eq!(failing.ended().await.code, 7);

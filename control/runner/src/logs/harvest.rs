@@ -3,7 +3,7 @@
 use ds_domain::record::{Item, RecordParser};
 use ds_proto::v1;
 
-use crate::docker::{Frame, Source};
+use crate::docker::Source;
 
 /// Bytes of records that one task may publish: all of them travel in one message.
 const RECORDS_LIMIT_BYTES: usize = 16 << 20;
@@ -28,10 +28,10 @@ pub(crate) struct Found {
 }
 
 impl Harvest {
-    pub(super) fn add(&mut self, frame: &Frame) {
-        if frame.source == Source::Stdout {
+    pub(super) fn add(&mut self, source: Source, bytes: &[u8]) {
+        if source == Source::Stdout {
             let found = &mut self.found;
-            self.parser.push(&frame.bytes, &mut |item| found.add(item));
+            self.parser.push(bytes, &mut |item| found.add(item));
         }
     }
 

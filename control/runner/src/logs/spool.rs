@@ -21,18 +21,28 @@ impl Spool {
         LIMIT_BYTES.saturating_sub(self.bytes.len())
     }
 
-    /// Adds the bytes at `offset` of the log, which is where the ones before ended. Those that the hub has are left out.
-    pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
-        let known = usize::try_from(self.acked.saturating_sub(offset)).unwrap_or(usize::MAX).min(bytes.len());
-        self.bytes.extend_from_slice(&bytes[known..]);
+    /// Where its bytes end: the offset of the next ones that are to be added.
+    pub(super) fn end(&self) -> u64 {
+        self.acked + self.bytes.len() as u64
     }
 
-    /// The hub has everything before `offset`, which may be more than was ever sent from here.
+    /// Adds the bytes at `offset` of the log, which is not after its end. Those that the hub has or that are here are left
+    /// out.
+    pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
+        self.bytes.extend_from_slice(beyond(self.end(), offset, bytes));
+    }
+
+    /// The hub has everything before `offset`, and nothing after it. That may be more than was ever sent from here, and it
+    /// may be less than the hub said before: then nothing is left here, and what follows has to be added again.
     pub(super) fn ack(&mut self, offset: u64) {
-        let Some(gone) = offset.checked_sub(self.acked) else { return };
-        let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(self.bytes.len());
-        let _ = self.bytes.split_to(gone);
-        self.sent = self.sent.saturating_sub(gone);
+        match offset.checked_sub(self.acked) {
+            Some(gone) => {
+                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(self.bytes.len());
+                let _ = self.bytes.split_to(gone);
+                self.sent = self.sent.saturating_sub(gone);
+            }
+            None => (self.sent, self.bytes) = (0, BytesMut::new()),
+        }
         self.acked = offset;
     }
 
@@ -65,6 +75,12 @@ impl Spool {
     }
 }
 
+/// Of the bytes at `offset` of a log those that lie at `start` or after it.
+pub(super) fn beyond(start: u64, offset: u64, bytes: &[u8]) -> &[u8] {
+    let before = usize::try_from(start.saturating_sub(offset)).unwrap_or(usize::MAX);
+    bytes.get(before..).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,10 +96,20 @@ mod tests {
         spool.add(6, b"world");
         spool.rewind();
         assert_eq!(spool.next_chunk().unwrap(), (2, Bytes::from("llo world")));
-        spool.ack(1);
-        assert_eq!(spool.acked, 2);
         spool.ack(11);
         assert!(spool.holds_nothing_before(11));
+    }
+
+    #[test]
+    fn what_the_hub_lost_is_taken_again() {
+        let mut spool = Spool::default();
+        spool.add(0, b"hello ");
+        spool.sent(6);
+        spool.ack(4);
+        spool.ack(1);
+        assert_eq!((spool.end(), spool.unsent()), (1, 0));
+        spool.add(0, b"hello ");
+        assert_eq!(spool.next_chunk().unwrap(), (1, Bytes::from("ello ")));
     }
 
     #[test]

@@ -27,10 +27,14 @@ async fn store(messages: &mut mpsc::Receiver<v1::FromRunner>, log: &mut Vec<u8>,
 }
 
 /// Reads the frames to their end and returns when the stand-in for a hub has all of them.
-async fn pump(mut pump: LogPump, frames: impl Stream<Item = Result<Frame>>) -> Log {
-    pump.feed(frames).await.unwrap();
-    pump.drain().await;
-    Log { found: pump.harvest.finish(), bytes: pump.read }
+async fn pump(mut pump: LogPump, pieces: &[(Source, &[u8])]) -> Log {
+    loop {
+        if pump.feed(frames(pieces)).await.unwrap() == Read::All
+            && let Some(bytes) = pump.drain().await
+        {
+            return Log { found: pump.harvest.finish(), bytes, cut: pump.cut };
+        }
+    }
 }
 
 const RECORD: &[u8] = b"[[DOTSCIENCE-RUN:3f2c8a4e-0c7e-4f5b-9d1a-2b6f0f6f7a11]]{}[[/DOTSCIENCE-RUN:3f2c8a4e-0c7e-4f5b-9d1a-2b6f0f6f7a11]]\n";
@@ -42,13 +46,13 @@ async fn both_outputs_are_sent_and_only_stdout_is_searched() {
     opened.announce();
     let (acked, acks) = watch::channel(0);
     let (first, rest) = RECORD.split_at(30);
-    let input = frames(&[
+    let input: [(_, &[u8]); 4] = [
         (Source::Stdout, first),
         (Source::Stderr, b"a warning\n"),
         (Source::Stdout, rest),
         (Source::Stderr, RECORD),
-    ]);
-    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), input);
+    ];
+    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), &input);
     let mut log = Vec::new();
     let done = tokio::select! {
         done = pump => done,
@@ -65,7 +69,7 @@ async fn a_restarted_runner_searches_all_and_sends_what_is_missing() {
     let (opened, mut messages) = hub.open();
     opened.announce();
     let (acked, acks) = watch::channel(50);
-    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), frames(&[(Source::Stdout, RECORD)]));
+    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), &[(Source::Stdout, RECORD)]);
     let mut log = RECORD[..50].to_vec();
     let done = tokio::select! {
         done = pump => done,
@@ -80,7 +84,7 @@ async fn a_hub_that_is_away_makes_the_reader_wait_and_loses_nothing() {
     let (acked, acks) = watch::channel(0);
     let big: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
     let pieces: Vec<_> = big.chunks(16_000).map(|piece| (Source::Stdout, piece)).collect();
-    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), frames(&pieces));
+    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), &pieces);
     let mut log = Vec::new();
     let sessions = async {
         // A first session takes some chunks, of which it has stored a part when it breaks.
@@ -107,6 +111,70 @@ async fn a_hub_that_is_away_makes_the_reader_wait_and_loses_nothing() {
     };
     assert_eq!(done.bytes, 3_000_000);
     assert!(log == big);
+}
+
+#[tokio::test]
+async fn a_hub_that_lost_some_of_the_log_gets_it_again() {
+    let hub = Hub::new("hub:1");
+    let (acked, acks) = watch::channel(0);
+    let big: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let pieces: Vec<_> = big.chunks(16_000).map(|piece| (Source::Stdout, piece)).collect();
+    let pump = pump(LogPump::new(TaskId(Uuid::new_v4()), &hub, acks), &pieces);
+    let (opened, mut messages) = hub.open();
+    opened.announce();
+    let mut log = Vec::new();
+    let sessions = async {
+        // Everything is acknowledged but the end; then the hub comes back with an old copy of its database.
+        while log.len() < 2_900_000 {
+            let message = messages.recv().await.unwrap().message;
+            let Some(Message::Log(chunk)) = message else { panic!("{message:?}") };
+            log.extend_from_slice(&chunk.data);
+            acked.send_replace(log.len() as u64);
+        }
+        drop((opened, messages));
+        log.truncate(70_000);
+        acked.send_replace(70_000);
+        let (opened, mut messages) = hub.open();
+        opened.announce();
+        store(&mut messages, &mut log, &acked).await;
+        drop(opened);
+    };
+    let done = tokio::select! {
+        done = pump => done,
+        () = sessions => panic!("the pump is gone"),
+    };
+    assert_eq!(done.bytes, 3_000_000);
+    assert!(log == big);
+}
+
+#[tokio::test]
+async fn a_log_ends_at_its_limit() {
+    let hub = Hub::new("hub:1");
+    let (opened, mut messages) = hub.open();
+    opened.announce();
+    let (acked, acks) = watch::channel(0);
+    let mut limited = LogPump::new(TaskId(Uuid::new_v4()), &hub, acks);
+    limited.limit = 10;
+    let input: [(_, &[u8]); 3] =
+        [(Source::Stdout, b"hello "), (Source::Stderr, b"world\n"), (Source::Stdout, RECORD)];
+    let mut log = Vec::new();
+    let done = tokio::select! {
+        done = pump(limited, &input) => done,
+        () = store(&mut messages, &mut log, &acked) => panic!("the pump is gone"),
+    };
+    assert_eq!((log.as_slice(), done.bytes, done.cut), (&b"hello worl"[..], 10, true));
+    assert!(done.found.records.is_empty());
+}
+
+#[tokio::test]
+async fn a_long_log_is_noticed_though_the_hub_is_away() {
+    let test = TestTask::started(&["sh", "-c", "head -c 100000 /dev/zero; echo; sleep 1000"]).await;
+    let (docker, task) = (&test.docker, test.spec.task);
+    longer_than(docker, task, 100_000, u64::MAX).await;
+    longer_than(docker, task, u64::MAX, 100_100).await;
+    // It is as long as it is allowed to be.
+    let fits = longer_than(docker, task, 100_001, u64::MAX);
+    assert!(tokio::time::timeout(Duration::from_millis(300), fits).await.is_err());
 }
 
 #[tokio::test]

@@ -14,7 +14,9 @@ use super::{Task, prepare::amount, tell};
 use crate::{
     backoff::Backoff,
     error::{Error, Result, explain},
-    journal::Stage,
+    hub::Grant,
+    journal::{Stage, Stop},
+    node::is_full_here,
 };
 
 /// Between tries while a person has to act: make room in a pool, say.
@@ -30,41 +32,63 @@ impl Task {
     pub(super) async fn commit(&mut self) -> Result<()> {
         self.tell(TaskPhase::Committing, "taking a snapshot");
         let mut backoff = Backoff::default();
+        let mut abandoned = std::pin::pin!(self.abandoned());
         loop {
             let error = match self.keep().await {
                 Ok(()) => return self.advance_to(Stage::Finished).await,
                 Err(error) => error,
             };
+            if is_full_here(&error) && self.node.make_room().await {
+                continue;
+            }
             let wait = if error.is_retryable() { backoff.next() } else { BLOCKED_WAIT };
             self.trouble(&format!(
-                "the result is kept on the runner until the store has it: {}",
-                explain(&error)
+                "the result is kept on the runner until the store has it: {}. To give it up, cancel the task{}",
+                explain(&error),
+                if self.was_cancelled() { " again" } else { "" },
             ));
-            // A task that was cancelled while its command ran still keeps what that did.
-            let may_give_up = self.journal.entry().stop.is_none();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
-                () = self.signals.cancel.cancelled(), if may_give_up => return self.give_up(&error).await,
+                () = &mut abandoned => return self.give_up(&error).await,
             }
         }
+    }
+
+    /// Completes when a person cancels the task for its result. Who cancelled it while its command ran meant the command,
+    /// and has to say so once more.
+    fn abandoned(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (cancel, mut insisted) = (self.signals.cancel.clone(), self.signals.insisted.clone());
+        let again = self.was_cancelled();
+        insisted.mark_unchanged();
+        async move {
+            if !again {
+                cancel.cancelled().await;
+            } else if insisted.changed().await.is_err() {
+                // Whoever could say so is gone; so is this, in a moment.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    fn was_cancelled(&self) -> bool {
+        self.journal.entry().stop == Some(Stop::Cancelled)
     }
 
     async fn keep(&self) -> Result<()> {
         let spec = self.journal.spec();
         let volumes = &self.node.volumes;
         let mut result = self.journal.read_result()?;
+        let clone = volumes.task_mountpoint(spec.task, spec.volume).await?.ok_or(Error::CloneGone)?;
         volumes.snapshot_task(spec.task, spec.volume, spec.result).await?;
-        if let Some(clone) = volumes.task_mountpoint(spec.task, spec.volume).await? {
-            (result.changes, result.changes_omitted) = changes(self.journal.manifest(), clone).await?;
-        }
+        (result.changes, result.changes_omitted) = changes(self.journal.manifest(), clone).await?;
         result.receipt = Some(self.push().await?);
         self.journal.write_result(&result).await
     }
 
     async fn push(&self) -> Result<v1::SignedReceipt> {
         let spec = self.journal.spec();
-        let ticket = self.node.hub.ticket(spec.task, Direction::Push).await?;
-        let link = self.node.store(&spec.store).await?;
+        let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Push).await?;
+        let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
         let progress = |progress: Progress| {
             tell(&self.status, TaskPhase::Committing, format!("sending to the store: {}", amount(&progress)));
         };
@@ -85,21 +109,24 @@ impl Task {
     }
 
     async fn give_up(&mut self, error: &Error) -> Result<()> {
-        let mut result = self.journal.read_result()?;
+        // A result that cannot be read is one more that cannot be kept.
+        let mut result =
+            self.journal.read_result().unwrap_or_else(|_| self.result(Outcome::Error, String::new()));
         let ended = match result.exit_code {
             Some(code) => format!("the command ended with exit code {code}"),
-            None => "the command did not run".to_owned(),
+            None => "nothing is known of the command's end".to_owned(),
         };
         let before = if result.error.is_empty() { String::new() } else { format!(" ({})", result.error) };
         result.outcome = Outcome::Error.into();
         result.error = format!(
-            "{ended}{before}, but its result could not be kept and the task was cancelled meanwhile: {}",
+            "{ended}{before}, but its result could not be kept and the task was cancelled for it: {}",
             explain(error)
         );
         self.journal.write_result(&result).await?;
         self.advance_to(Stage::Finished).await
     }
 }
+
 /// Writes the list of all files in the clone.
 pub(super) async fn list_files(clone: &Path, list: PathBuf) -> Result<()> {
     let clone = clone.to_owned();

@@ -1,5 +1,6 @@
 //! How a command ended, told for people. Pure.
 
+use ds_domain::task::MAX_TASK_LOG;
 use ds_proto::v1::Outcome;
 
 use crate::{
@@ -42,7 +43,8 @@ impl Ending {
         let command = spec.command.first().map_or("", String::as_str);
         let image = &spec.image;
         let (outcome, error) = match (stop, exit.code) {
-            (_, 0) if !exit.out_of_memory => (Outcome::Succeeded, String::new()),
+            (None, 0) if !exit.out_of_memory => (Outcome::Succeeded, String::new()),
+            // A command that was told to end may still do its last work and say so with 0.
             (Some(Stop::Cancelled), _) => (Outcome::Cancelled, String::new()),
             (Some(Stop::TimedOut), _) => (
                 Outcome::TimedOut,
@@ -51,6 +53,7 @@ impl Ending {
                     spec.timeout_seconds.unwrap_or_default()
                 ),
             ),
+            (Some(Stop::LogTooLong), _) => (Outcome::Failed, log_too_long()),
             (None, _) if exit.out_of_memory => (Outcome::Failed, out_of_memory(spec)),
             (None, NOT_FOUND) => (
                 Outcome::Failed,
@@ -87,12 +90,6 @@ impl Ending {
             ),
             (None, _) => (Outcome::Failed, String::new()),
         };
-        // A command that was told to end may still do its last work and say so with 0.
-        let outcome = match stop {
-            Some(Stop::Cancelled) => Outcome::Cancelled,
-            Some(Stop::TimedOut) => Outcome::TimedOut,
-            None => outcome,
-        };
         Self { outcome, exit_code: Some(exit.code), error }
     }
 
@@ -108,6 +105,13 @@ impl Ending {
         }
         self.error.push_str(sentence);
     }
+}
+
+fn log_too_long() -> String {
+    format!(
+        "the command was ended because its log passed {} MiB, or has so many short lines that keeping them takes several times          that: print less, or write it to a file in the workspace",
+        MAX_TASK_LOG >> 20
+    )
 }
 
 fn out_of_memory(spec: &Spec) -> String {
@@ -153,6 +157,8 @@ mod tests {
             false
         });
         assert!(late.outcome == Outcome::TimedOut && late.error.contains("60 s"), "{late:?}");
+        let chatty = ending(0, Some(Stop::LogTooLong), plain);
+        assert!(chatty.outcome == Outcome::Failed && chatty.error.contains("1024 MiB"), "{chatty:?}");
     }
 
     #[test]

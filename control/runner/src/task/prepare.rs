@@ -12,7 +12,9 @@ use crate::{
     checkout,
     docker::container::ContainerSpec,
     error::{Error, Result, explain},
+    hub::Grant,
     journal::{Stage, Stop},
+    node::is_full_here,
 };
 
 /// How often a store that answers may fail to send the workspace.
@@ -61,12 +63,20 @@ impl Task {
         let spec = self.journal.spec();
         let volumes = &self.node.volumes;
         self.tell(TaskPhase::Syncing, "");
-        if volumes.find(spec.volume, spec.base).await?.is_none() {
-            self.tell(TaskPhase::Syncing, "waiting for the workspace");
-            let _turn = self.node.turns.take(spec.volume).await;
-            self.fetch().await?;
+        loop {
+            if volumes.find(spec.volume, spec.base).await?.is_none() {
+                self.tell(TaskPhase::Syncing, "waiting for the workspace");
+                let _turn = self.node.turns.take(spec.volume).await;
+                self.fetch().await?;
+            }
+            match volumes.clone_for_task(spec.task, spec.volume, spec.base).await {
+                Ok(clone) => return Ok(clone),
+                // Another task made room with it, not knowing of this one yet.
+                Err(ds_zfs::Error::SnapshotMissing { .. }) => {}
+                Err(ds_zfs::Error::NoSpace(_)) if self.node.make_room().await => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        Ok(volumes.clone_for_task(spec.task, spec.volume, spec.base).await?)
     }
 
     async fn fetch(&self) -> Result<()> {
@@ -74,6 +84,9 @@ impl Task {
         let (mut backoff, mut failures) = (Backoff::default(), 0);
         while self.node.volumes.find(spec.volume, spec.base).await?.is_none() {
             let Err(error) = self.pull().await else { continue };
+            if is_full_here(&error) && self.node.make_room().await {
+                continue;
+            }
             failures += u32::from(!is_away(&error));
             if !error.is_retryable() || failures >= PULL_ATTEMPTS {
                 return Err(Error::NotPulled(Box::new(error)));
@@ -86,8 +99,8 @@ impl Task {
 
     async fn pull(&self) -> Result<()> {
         let spec = self.journal.spec();
-        let ticket = self.node.hub.ticket(spec.task, Direction::Pull).await?;
-        let link = self.node.store(&spec.store).await?;
+        let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Pull).await?;
+        let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
         let progress = |progress: Progress| {
             tell(&self.status, TaskPhase::Syncing, format!("receiving the workspace: {}", amount(&progress)));
         };

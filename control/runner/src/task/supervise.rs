@@ -1,7 +1,8 @@
 //! Runs the container: starts it, reads its log, ends it when asked or when its time is over.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use ds_domain::task::MAX_TASK_LOG;
 use ds_proto::v1::TaskPhase;
 use futures_util::{StreamExt, pin_mut};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use crate::{
     docker::{ContainerState, ContainerStatus, Docker, Usage},
     error::{Error, Result, explain},
     journal::Stop,
-    logs::{Log, LogPump},
+    logs::{self, Log, LogPump},
 };
 
 /// Between SIGTERM and SIGKILL.
@@ -73,6 +74,7 @@ impl Task {
         let docker = self.node.docker.clone();
         let cancel = self.signals.cancel.clone();
         let (mut daemon_was_away, mut backoff) = (false, Backoff::default());
+        let mut too_long = pin!(logs::too_long(&docker, self.id()));
         loop {
             let may_stop = self.journal.entry().stop.is_none();
             let timeout = time_left(self.journal.spec().timeout_seconds, started_ms);
@@ -84,6 +86,10 @@ impl Task {
                 }
                 () = timeout, if may_stop => {
                     self.journal.update(|entry| entry.stop = Some(Stop::TimedOut)).await?;
+                    continue;
+                }
+                () = &mut too_long, if may_stop => {
+                    self.journal.update(|entry| entry.stop = Some(Stop::LogTooLong)).await?;
                     continue;
                 }
             };
@@ -108,12 +114,14 @@ impl Task {
         match self.journal.entry().stop {
             None => docker.wait(task).await?,
             Some(stop) => {
-                let why = match stop {
-                    Stop::Cancelled => "it was cancelled",
-                    Stop::TimedOut => "its time is over",
+                let (why, grace) = match stop {
+                    Stop::Cancelled => ("it was cancelled", GRACE),
+                    Stop::TimedOut => ("its time is over", GRACE),
+                    // Each second of it is another piece of the machine's disk.
+                    Stop::LogTooLong => ("its log is too long", Duration::ZERO),
                 };
                 self.tell(TaskPhase::Running, format!("ending the command: {why}"));
-                docker.stop(task, GRACE).await?;
+                docker.stop(task, grace).await?;
             }
         }
         docker.state(task).await?.ok_or(Error::ContainerGone)
@@ -132,6 +140,10 @@ impl Task {
         result.log_bytes = log.bytes;
         result.records = log.found.records;
         result.warnings.extend(log.found.warnings);
+        if log.cut {
+            let kept = MAX_TASK_LOG >> 20;
+            result.warnings.push(format!("the first {kept} MiB of the log are kept, which had more"));
+        }
         result.cpu_seconds = usage.cpu_seconds;
         result.peak_memory_bytes = usage.peak_memory_bytes;
         self.end(result).await

@@ -5,6 +5,8 @@ mod daemon;
 mod image;
 mod world;
 
+use std::time::Duration;
+
 use ds_domain::{SnapshotId, TaskId};
 use ds_proto::v1::{self, Outcome, TaskPhase, to_runner};
 
@@ -188,7 +190,7 @@ async fn a_runner_that_is_killed_again_and_again_runs_a_command_once() {
     let task = world.start(start).await;
     // Wherever it is by then: each pause is a little longer than the one before.
     for pause_ms in (0..).map(|round| round * 40) {
-        tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         world.kill_runner().await;
         world.start_runner().await;
         if world.told().finished.contains_key(&task) {
@@ -206,6 +208,101 @@ async fn a_runner_that_is_killed_again_and_again_runs_a_command_once() {
     assert_eq!(world.told().logs[&task], b"one\ntwo\n");
     world.acknowledge(task, head).await;
     assert_eq!(world.traces(task), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_wanted_again_while_it_is_let_go_of_runs_again() {
+    let world = World::new().await;
+    let task = world.start(world.task(world.first, WAITS)).await;
+    world.log_of(task, "one\n").await;
+    world.say(to_runner::Message::Forget(v1::Forget { task_id: task.to_bytes() })).await;
+    world.restart(task).await;
+    // Only the second container gets to hear of it: the first one is being removed.
+    while !world.told().finished.contains_key(&task) {
+        let name = format!("ds-{task}");
+        let arguments = ["exec", &name, "sh", "-c", "echo > go"];
+        std::process::Command::new("docker").args(arguments).output().unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let finished = world.finished(task).await;
+    assert_eq!(finished.outcome(), Outcome::Succeeded, "{}", finished.error);
+    assert!(!world.told().released.contains(&task));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_not_here_is_said_to_be_released() {
+    let world = World::new().await;
+    let unknown = TaskId(uuid::Uuid::new_v4());
+    world.say(stop(unknown)).await;
+    world.until(|told| told.released.contains(&unknown)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_cannot_be_stored_can_be_given_up_however_the_command_ended() {
+    let world = World::new().await;
+    world.refuse_results("the store is being moved");
+    let cancelled = world.start(world.task(world.first, WAITS)).await;
+    let late = v1::StartTask { timeout_seconds: 1, ..world.task(world.first, "sleep 1000") };
+    let late = world.start(late).await;
+    world.log_of(cancelled, "one\n").await;
+    world.say(stop(cancelled)).await;
+    let blocked = |task: TaskId, words: &'static str| {
+        world.until(move |told| told.progress.get(&task).is_some_and(|p| p.detail.contains(words)))
+    };
+    blocked(late, "give it up, cancel the task").await;
+    world.say(stop(late)).await;
+    blocked(cancelled, "give it up, cancel the task again").await;
+    world.say(stop(cancelled)).await;
+    for task in [late, cancelled] {
+        let finished = world.finished(task).await;
+        assert_eq!(finished.outcome(), Outcome::Error);
+        let error = &finished.error;
+        assert!(error.contains("could not be kept") && error.contains("being moved"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_moved_is_found_by_the_ticket() {
+    let world = World::new().await;
+    let mut start = world.task(world.first, "true");
+    world.move_store(&mut start);
+    let finished = world.finished(world.start(start).await).await;
+    assert_eq!(finished.outcome(), Outcome::Succeeded, "{}", finished.error);
+    world.receipt(&finished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_runner_lets_go_of_everything() {
+    let world = World::new().await;
+    let task = world.start(world.task(world.first, WAITS)).await;
+    world.log_of(task, "one\n").await;
+    world.remove().await;
+    while !world.traces(task).is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pool_keeps_what_tasks_use_and_makes_room_for_it() {
+    let world = World::new().await;
+    let start = world.task(world.first, "true");
+    let head = result_of(&start);
+    let task = world.start(start).await;
+    world.finished(task).await;
+    // A branch of the workspace that no task uses is dropped when the head has moved on.
+    let branch = world.put(Some((world.volume(), world.first)), 1000).await;
+    world.acknowledge(task, head).await;
+    assert_eq!(world.pool().await.find(world.volume(), branch).await.unwrap(), None);
+
+    // A workspace that has no room beside others makes them go, the oldest first.
+    let (old, new) = (world.put(None, 60_000_000).await, world.put(None, 10_000_000).await);
+    let base = world.import(head, 60_000_000).await;
+    let task = world.start(world.task(base, "[ -e f ]")).await;
+    let finished = world.finished(task).await;
+    assert_eq!(finished.outcome(), Outcome::Succeeded, "{}", finished.error);
+    let left = world.pool().await.all_snapshots().await.unwrap();
+    let left: Vec<_> = left.into_iter().map(|(_, snapshot)| snapshot.id).collect();
+    assert!(!left.contains(&old) && left.contains(&new));
 }
 
 #[tokio::test(flavor = "multi_thread")]

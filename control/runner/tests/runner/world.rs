@@ -6,9 +6,13 @@ use std::{
     path::PathBuf,
     pin::Pin,
     process::Command,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use bytes::Bytes;
 use ds_domain::{NodeId, SnapshotId, TaskId, VolumeId};
 use ds_link::{Ca, Endpoint, RegistrationToken, Role};
 use ds_proto::{
@@ -21,6 +25,7 @@ use ds_proto::{
 };
 use ds_runner::{Runner, RunnerConfig};
 use ds_transfer::{Store, StoreClient, StoreConfig, ticket::TicketSigner};
+use ds_zfs::Volumes;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -57,6 +62,12 @@ struct FakeHub {
     volume: VolumeId,
     tasks: Mutex<HashMap<TaskId, v1::StartTask>>,
     session: Mutex<Option<(Outgoing, CancellationToken)>>,
+    /// A person removed the runner: it is told to forget everything, and then refused.
+    removed: AtomicBool,
+    /// Why no result can be stored.
+    no_push: Mutex<Option<&'static str>>,
+    /// Where the store is, if that is not what the tasks were told.
+    moved: Mutex<Option<v1::StoreAddress>>,
     told: watch::Sender<Told>,
 }
 
@@ -91,6 +102,7 @@ impl World {
         let (ca, signer) = (Ca::create().unwrap(), TicketSigner::create().unwrap());
         let id = || NodeId(Uuid::new_v4());
 
+        let runner = id();
         let (store, hub) = (ca.issue(Role::Store, id()).unwrap(), ca.issue(Role::Hub, id()).unwrap());
         let store_node = store.peer().node;
         let config = StoreConfig {
@@ -104,7 +116,7 @@ impl World {
         let store_address = store.local_addr().unwrap();
         tokio::spawn(store.run(stop.clone()));
         let client = StoreClient::new(Endpoint::client(&hub).unwrap(), store_address, store_node);
-        client.hello(now_ms()).await.unwrap();
+        client.hello(now_ms(), &[runner]).await.unwrap();
         let (volume, first) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
         client.create_volume(volume, first).await.unwrap();
 
@@ -118,12 +130,15 @@ impl World {
         let hub = Arc::new(FakeHub {
             ca,
             signer,
-            runner: id(),
+            runner,
             store: store_node,
             client,
             volume,
             tasks: Mutex::default(),
             session: Mutex::default(),
+            removed: AtomicBool::default(),
+            no_push: Mutex::default(),
+            moved: Mutex::default(),
             told: watch::Sender::new(Told::default()),
         });
         let server = Server::builder()
@@ -182,7 +197,8 @@ impl World {
         running.await.unwrap();
     }
 
-    /// Drops the runner wherever it is.
+    /// Drops the runner wherever it is. Only what it has written down survives, as of a process that is killed; a write that
+    /// is under way still comes to its end, which that of a killed process may not.
     pub(crate) async fn kill_runner(&mut self) {
         let (running, _) = self.runner.take().unwrap();
         running.abort();
@@ -264,6 +280,72 @@ impl World {
         let (store, receipt) = ds_transfer::receipt::verify(self.hub.ca.certificate_pem(), signed).unwrap();
         assert_eq!(store, self.hub.store);
         receipt
+    }
+
+    /// Removes the runner at the hub.
+    pub(crate) async fn remove(&self) {
+        self.hub.removed.store(true, Ordering::Relaxed);
+        self.reconnect().await;
+    }
+
+    /// No result can be stored from now on.
+    pub(crate) fn refuse_results(&self, why: &'static str) {
+        *self.hub.no_push.lock().unwrap() = Some(why);
+    }
+
+    /// Says where the store is only with each ticket; tasks are told a place where it is not.
+    pub(crate) fn move_store(&self, start: &mut v1::StartTask) {
+        let before = start.store.as_mut().unwrap();
+        *self.hub.moved.lock().unwrap() = Some(before.clone());
+        before.address = "127.0.0.1:1".into();
+    }
+
+    /// The runner's pool, as somebody else would open it.
+    pub(crate) async fn pool(&self) -> Volumes {
+        Volumes::open(&self.config.root, &self.config.mount_dir).await.unwrap()
+    }
+
+    /// Puts a file of random bytes on top of `base` at the store; gives the snapshot.
+    pub(crate) async fn import(&self, base: SnapshotId, bytes: u64) -> SnapshotId {
+        let dir = tempfile::tempdir().unwrap();
+        output(
+            "sh",
+            &[
+                "-c",
+                &format!(
+                    "head -c {bytes} /dev/urandom > {0}/f && tar -C {0} -cf {0}/tar f",
+                    dir.path().display()
+                ),
+            ],
+        );
+        let archive = Bytes::from(std::fs::read(dir.path().join("tar")).unwrap());
+        let snapshot = SnapshotId(Uuid::new_v4());
+        let archive = tokio_stream::once(Ok(archive));
+        self.hub.client.import_tar(self.hub.volume, base, snapshot, "", archive).await.unwrap();
+        self.hub.client.advance(self.hub.volume, snapshot).await.unwrap();
+        snapshot
+    }
+
+    /// Puts a snapshot with a file of random bytes on the runner's pool: a branch of `volume`, or a volume of its own.
+    pub(crate) async fn put(&self, volume: Option<(VolumeId, SnapshotId)>, bytes: u64) -> SnapshotId {
+        let pool = self.pool().await;
+        let (volume, base) = match volume {
+            Some(on) => on,
+            None => {
+                let (volume, first) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
+                pool.create(volume, first).await.unwrap();
+                (volume, first)
+            }
+        };
+        let snapshot = SnapshotId(Uuid::new_v4());
+        let clone = pool.editing_clone(volume, base, snapshot).await.unwrap();
+        output("sh", &["-c", &format!("head -c {bytes} /dev/urandom > {}/f", clone.display())]);
+        pool.commit_edit(volume, snapshot).await.unwrap();
+        snapshot
+    }
+
+    pub(crate) fn volume(&self) -> VolumeId {
+        self.hub.volume
     }
 
     /// Removes what the runner remembers of a task.
@@ -370,6 +452,16 @@ impl FakeHub {
         while let Ok(Some(FromRunner { message: Some(message) })) = incoming.message().await {
             let id = |bytes: &[u8]| TaskId::from_bytes(bytes).unwrap();
             match message {
+                Message::Hello(hello) if self.removed.load(Ordering::Relaxed) => {
+                    for report in &hello.tasks {
+                        let task_id = report.task_id.clone();
+                        answer(&outgoing, to_runner::Message::Forget(v1::Forget { task_id })).await;
+                    }
+                    self.told.send_modify(|told| told.hellos.push(hello));
+                    let status = Status::permission_denied("this runner was removed: register it again");
+                    outgoing.send(Err(status)).await.unwrap();
+                    return;
+                }
                 Message::Hello(hello) => {
                     for report in &hello.tasks {
                         let stored = self.told.borrow().logs.get(&id(&report.task_id)).map_or(0, Vec::len);
@@ -412,6 +504,10 @@ impl FakeHub {
     }
 
     fn ticket(&self, request: &v1::TicketRequest) -> v1::TicketGrant {
+        let request_id = request.request_id;
+        if let (v1::Direction::Push, Some(refusal)) = (request.direction(), *self.no_push.lock().unwrap()) {
+            return v1::TicketGrant { request_id, refusal: refusal.into(), ..v1::TicketGrant::default() };
+        }
         let task = self.tasks.lock().unwrap()[&TaskId::from_bytes(&request.task_id).unwrap()].clone();
         let (snapshot, base) = match request.direction() {
             v1::Direction::Push => (task.result, task.base),
@@ -429,7 +525,12 @@ impl FakeHub {
             expires_ms: now_ms() + 60_000,
         };
         let ticket = Some(self.signer.sign(&ticket));
-        v1::TicketGrant { request_id: request.request_id, ticket, refusal: String::new() }
+        v1::TicketGrant {
+            request_id,
+            ticket,
+            store: self.moved.lock().unwrap().clone(),
+            ..v1::TicketGrant::default()
+        }
     }
 }
 
