@@ -1,7 +1,8 @@
 //! A hub with its store, runners, and a person at the command line.
 
 use std::{
-    net::{TcpListener, UdpSocket},
+    io::{Read, Write},
+    net::{TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -165,7 +166,7 @@ impl System {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        std::io::Write::write_all(&mut child.stdin.take().context("stdin is piped")?, input.as_bytes())?;
+        child.stdin.take().context("stdin is piped")?.write_all(input.as_bytes())?;
         let output = child.wait_with_output()?;
         Ok(Answer {
             code: output.status.code().unwrap_or(-1),
@@ -232,9 +233,18 @@ impl System {
         .with_context(|| format!("runner {name} did not come online"))
     }
 
-    /// Waits until the hub answers and its store does.
+    /// Waits until the hub answers and reaches its store and database.
     pub fn ready(&self) -> Result<()> {
-        eventually(|| self.ds(&["whoami"])?.ok().map(Some)).map(|_| ())
+        let address = self.url.trim_start_matches("http://");
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        eventually(|| {
+            let mut stream = TcpStream::connect(address)?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            Ok(Some(()))
+        })
     }
 
     /// Starts a task and returns its id.
