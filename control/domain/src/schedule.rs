@@ -98,8 +98,8 @@ fn fitting(task: &Waiting, runners: &[Candidate], registered: usize) -> Result<V
     if runners.is_empty() {
         return Err(match registered {
             0 => "no runner is registered; make one with `ds runner create NAME`".into(),
-            1 => "the only runner is not connected; start it with `ds runner`".into(),
-            n => format!("none of the {n} runners is connected; start one with `ds runner`"),
+            1 => "the only runner is not connected; start it with `ds runner run`".into(),
+            n => format!("none of the {n} runners is connected; start one with `ds runner run`"),
         });
     }
     let mut left: Vec<usize> = (0..runners.len()).collect();

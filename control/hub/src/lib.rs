@@ -38,6 +38,7 @@ mod workspace;
 pub use config::{HubConfig, StoreTarget};
 pub use error::Error;
 pub use hub::Hub;
+pub use metrics::install_metrics;
 pub use state::HubState;
 
 /// The machine-readable description of the HTTP API, as committed in `control/hub/openapi.json`.

@@ -24,6 +24,12 @@ pub(crate) const SNAPSHOTS_COLLECTED: &str = "ds_hub_snapshots_collected_total";
 
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
+/// Installs the process's recorder of metrics, which [`Hub::build`](crate::Hub::build) does too. Called before other parts
+/// start in the same process, it has their descriptions as well.
+pub fn install_metrics() {
+    recorder();
+}
+
 /// The process's recorder, installed on first use. Where another part of the program has installed one already,
 /// the answer of `/metrics` stays empty and that part's own page has the figures.
 pub(crate) fn recorder() -> PrometheusHandle {

@@ -65,6 +65,7 @@ struct Listening {
 
 pub(crate) fn run(args: &HubArgs, globals: Globals) -> Result<()> {
     start_log()?;
+    ds_hub::install_metrics();
     let stop = CancellationToken::new();
     let (target, store) = start_store(args, &stop)?;
     let hub = serve(args, target, globals, &stop);

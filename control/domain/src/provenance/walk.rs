@@ -130,9 +130,10 @@ impl Walk {
                 self.written_by(file, writer);
             }
         }
-        // What the asked run wrote belongs to its story; of the others, only what was read.
+        // What the asked run wrote belongs to its story; of the others, only what was read. A declared output that did not
+        // change is an older commit's, and was written by somebody else.
         if fact.id == self.run {
-            for output in fact.outputs {
+            for output in fact.outputs.into_iter().filter(|output| output.commit == Some(fact.commit)) {
                 let Some(file) = self.file(fact.volume, output.path, output.commit) else { return };
                 self.edge(file, run, "written_by");
             }
@@ -266,6 +267,14 @@ mod tests {
         assert_eq!(levels, 3);
         assert_eq!(graph.nodes.len(), 8);
         assert_eq!(graph.edges.len(), 5 + 4);
+    }
+
+    #[test]
+    fn an_output_that_did_not_change_was_not_written_by_the_run() {
+        let mut asked = fact(1, &[("a", None)], &["model"]);
+        asked.outputs.push(asked.inputs[0].clone());
+        let (graph, _) = graph(Walk::new(id(1)), &[asked]);
+        assert_eq!(edges(&graph), ["run 1 read a", "model written_by run 1"]);
     }
 
     #[test]

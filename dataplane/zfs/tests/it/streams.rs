@@ -1,13 +1,10 @@
 //! Streams between two real pools: every kind, and everything that goes wrong with one.
-#![allow(clippy::unwrap_used, reason = "clippy knows no helpers of tests in a tests folder")]
-
-mod support;
 
 use std::io::{Read, Write};
 
+use crate::support::{Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
 use ds_domain::ids::{SnapshotId, VolumeId};
 use ds_zfs::{BEGIN_BYTES, BadBeginning, Error, SendPlan, SnapshotGuid, StreamKind, Volumes};
-use support::{Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
 
 /// Bytes that do not compress, the same in each run.
 fn noise(bytes: usize) -> Vec<u8> {

@@ -1,5 +1,4 @@
 //! A throw-away pool in a file, with volumes on it.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
 use std::{
     io::Read,
@@ -16,13 +15,13 @@ use uuid::Uuid;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Destroyed with all that is on it when dropped.
-pub struct Pool {
+pub(crate) struct Pool {
     pub name: String,
     pub folder: TempDir,
 }
 
 impl Pool {
-    pub async fn create(size_mib: u64) -> Self {
+    pub(crate) async fn create(size_mib: u64) -> Self {
         let name = format!("dstest{}n{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let folder = tempfile::tempdir().unwrap();
         let pool = Self { name, folder };
@@ -30,21 +29,21 @@ impl Pool {
         pool
     }
 
-    pub fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.folder.path().join("pool")
     }
 
-    pub async fn volumes(&self) -> Volumes {
+    pub(crate) async fn volumes(&self) -> Volumes {
         Volumes::open(&format!("{}/store", self.name), &self.folder.path().join("mnt")).await.unwrap()
     }
 
     /// All datasets and snapshots, without the pool's name.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let listing = zfs(&["list", "-H", "-r", "-t", "all", "-o", "name", &format!("{}/store", self.name)]);
         listing.lines().map(|name| name.trim_start_matches(&self.name).to_owned()).collect()
     }
 
-    pub fn dataset(&self, below_root: &str) -> String {
+    pub(crate) fn dataset(&self, below_root: &str) -> String {
         format!("{}/store/{below_root}", self.name)
     }
 }
@@ -63,26 +62,26 @@ impl Drop for Pool {
 }
 
 /// `zfs` by hand.
-pub fn zfs(arguments: &[&str]) -> String {
+pub(crate) fn zfs(arguments: &[&str]) -> String {
     let output = Command::new("zfs").env("LC_ALL", "C").args(arguments).output().unwrap();
     assert!(output.status.success(), "zfs {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub fn volume() -> VolumeId {
+pub(crate) fn volume() -> VolumeId {
     VolumeId(Uuid::new_v4())
 }
 
-pub fn snapshot() -> SnapshotId {
+pub(crate) fn snapshot() -> SnapshotId {
     SnapshotId(Uuid::new_v4())
 }
 
-pub fn task() -> TaskId {
+pub(crate) fn task() -> TaskId {
     TaskId(Uuid::new_v4())
 }
 
 /// Works on a clone of `base` as a task would, and snapshots it.
-pub async fn work(
+pub(crate) async fn work(
     volumes: &Volumes,
     volume: VolumeId,
     base: SnapshotId,
@@ -97,7 +96,7 @@ pub async fn work(
 }
 
 /// Works on `base`, and makes the result the main line's newest.
-pub async fn commit(
+pub(crate) async fn commit(
     volumes: &Volumes,
     volume: VolumeId,
     base: SnapshotId,
@@ -110,7 +109,7 @@ pub async fn commit(
     result
 }
 
-pub async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapshot: SnapshotId) -> SendPlan {
+pub(crate) async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapshot: SnapshotId) -> SendPlan {
     let ours = from.snapshots(volume).await.unwrap();
     let theirs: Vec<Have> = to.snapshots(volume).await.unwrap().iter().map(Have::from).collect();
     let target = ours.iter().find(|ours| ours.id == snapshot).expect("the sender has it");
@@ -118,7 +117,7 @@ pub async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapshot: Snap
 }
 
 /// Runs one planned stream from pipe to pipe.
-pub async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
+pub(crate) async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
     let sending = from.send(plan).await?;
     let (source, receiving) = begin(to.receive(plan).await?, sending.stdout.into()).await?;
     let copied = copy(source, receiving.stdin.into()).await;
@@ -130,7 +129,10 @@ pub async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::
 }
 
 /// Lets the beginning of a stream in; gives the rest.
-pub async fn begin(intake: Intake, mut stream: std::fs::File) -> ds_zfs::Result<(std::fs::File, Receiving)> {
+pub(crate) async fn begin(
+    intake: Intake,
+    mut stream: std::fs::File,
+) -> ds_zfs::Result<(std::fs::File, Receiving)> {
     let reading = tokio::task::spawn_blocking(move || {
         let mut beginning = [0; BEGIN_BYTES];
         stream.read_exact(&mut beginning).unwrap();
@@ -140,10 +142,10 @@ pub async fn begin(intake: Intake, mut stream: std::fs::File) -> ds_zfs::Result<
     Ok((stream, intake.begin(&beginning)?))
 }
 
-pub async fn copy(mut from: std::fs::File, mut to: std::fs::File) -> std::io::Result<u64> {
+pub(crate) async fn copy(mut from: std::fs::File, mut to: std::fs::File) -> std::io::Result<u64> {
     tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut to)).await.unwrap()
 }
 
-pub fn read(folder: &Path, file: &str) -> Vec<u8> {
+pub(crate) fn read(folder: &Path, file: &str) -> Vec<u8> {
     std::fs::read(folder.join(file)).unwrap()
 }

@@ -1,10 +1,7 @@
 //! Volumes on a real pool in a file: clones, snapshots, and advances that crash anywhere.
-#![allow(clippy::unwrap_used, reason = "clippy knows no helpers of tests in a tests folder")]
 
-mod support;
-
+use crate::support::{Pool, commit, read, snapshot, task, volume, work, zfs};
 use ds_zfs::{Error, Volumes};
-use support::{Pool, commit, read, snapshot, task, volume, work, zfs};
 
 #[tokio::test]
 async fn a_task_works_on_a_clone_and_the_main_line_moves() {
