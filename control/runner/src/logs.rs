@@ -159,13 +159,12 @@ impl LogPump {
         let offset = *self.acked.borrow_and_update();
         self.spool.ack(offset);
         match wake {
-            Wake::Acked => {}
             Wake::Connection => {
                 self.connection.clone_from(&self.connections.borrow_and_update());
                 self.spool.rewind();
                 self.flush_at = Some(Instant::now());
             }
-            Wake::Lingered => {}
+            Wake::Acked | Wake::Lingered => {}
         }
     }
 

@@ -76,7 +76,7 @@ impl Node {
         for branch in branches.filter(|branch| !named.snapshots.contains(&branch.id)) {
             match self.volumes.drop_branch(volume, branch.id).await {
                 Ok(()) => {
-                    tracing::info!(volume.id = %volume, snapshot.id = %branch.id, "dropped an old branch")
+                    tracing::info!(volume.id = %volume, snapshot.id = %branch.id, "dropped an old branch");
                 }
                 Err(ds_zfs::Error::HasDependents(_) | ds_zfs::Error::OnMainLine { .. }) => {}
                 Err(error) => return Err(error.into()),

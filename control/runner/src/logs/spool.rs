@@ -35,13 +35,12 @@ impl Spool {
     /// The hub has everything before `offset`, and nothing after it. That may be more than was ever sent from here, and it
     /// may be less than the hub said before: then nothing is left here, and what follows has to be added again.
     pub(super) fn ack(&mut self, offset: u64) {
-        match offset.checked_sub(self.acked) {
-            Some(gone) => {
-                let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(self.bytes.len());
-                let _ = self.bytes.split_to(gone);
-                self.sent = self.sent.saturating_sub(gone);
-            }
-            None => (self.sent, self.bytes) = (0, BytesMut::new()),
+        if let Some(gone) = offset.checked_sub(self.acked) {
+            let gone = usize::try_from(gone).unwrap_or(usize::MAX).min(self.bytes.len());
+            let _ = self.bytes.split_to(gone);
+            self.sent = self.sent.saturating_sub(gone);
+        } else {
+            (self.sent, self.bytes) = (0, BytesMut::new());
         }
         self.acked = offset;
     }

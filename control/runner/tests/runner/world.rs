@@ -329,13 +329,12 @@ impl World {
     /// Puts a snapshot with a file of random bytes on the runner's pool: a branch of `volume`, or a volume of its own.
     pub(crate) async fn put(&self, volume: Option<(VolumeId, SnapshotId)>, bytes: u64) -> SnapshotId {
         let pool = self.pool().await;
-        let (volume, base) = match volume {
-            Some(on) => on,
-            None => {
-                let (volume, first) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
-                pool.create(volume, first).await.unwrap();
-                (volume, first)
-            }
+        let (volume, base) = if let Some(on) = volume {
+            on
+        } else {
+            let (volume, first) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
+            pool.create(volume, first).await.unwrap();
+            (volume, first)
         };
         let snapshot = SnapshotId(Uuid::new_v4());
         let clone = pool.editing_clone(volume, base, snapshot).await.unwrap();

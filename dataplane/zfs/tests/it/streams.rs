@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 
-use crate::support::{Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
+use crate::support::{self, Pool, commit, copy, plan, read, snapshot, transfer, volume, work};
 use ds_domain::ids::{SnapshotId, VolumeId};
 use ds_zfs::{BEGIN_BYTES, BadBeginning, Error, SendPlan, SnapshotGuid, StreamKind, Volumes};
 
