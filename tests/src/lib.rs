@@ -7,9 +7,11 @@
 //! It does not know the HTTP API: what a person cannot see through `ds` is not asserted here.
 
 pub mod pool;
+pub mod postgres;
 pub mod process;
 pub mod system;
 
 pub use pool::{FilePool, run};
+pub use postgres::Postgres;
 pub use process::{Daemon, eventually};
 pub use system::{Answer, System, TestRunner, free_tcp_port, image, task_image};

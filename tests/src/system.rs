@@ -66,20 +66,25 @@ impl Answer {
 impl System {
     /// Starts a hub with a store on a fresh pool and logs in.
     pub fn start() -> Result<Self> {
-        Self::launch(4096, Parts::Together)
+        Self::launch(4096, Parts::Together, &[])
     }
 
     /// The same with a store's pool of `mebibytes`.
     pub fn start_of_size(mebibytes: u64) -> Result<Self> {
-        Self::launch(mebibytes, Parts::Together)
+        Self::launch(mebibytes, Parts::Together, &[])
     }
 
     /// The same with the store as a process of its own.
     pub fn start_apart() -> Result<Self> {
-        Self::launch(4096, Parts::Apart)
+        Self::launch(4096, Parts::Apart, &[])
     }
 
-    fn launch(mebibytes: u64, parts: Parts) -> Result<Self> {
+    /// The same with the metadata in the database at `url`.
+    pub fn start_on(url: &str) -> Result<Self> {
+        Self::launch(4096, Parts::Together, &["--database", url])
+    }
+
+    fn launch(mebibytes: u64, parts: Parts, more: &[&str]) -> Result<Self> {
         let pool = FilePool::create(mebibytes)?;
         let folder = tempfile::tempdir()?;
         let (http, nodes) = (local(free_tcp_port()?), local(free_tcp_port()?));
@@ -91,6 +96,7 @@ impl System {
             Parts::Together => strings(&["--store-listen", &store_address, "--dataset", &dataset]),
             Parts::Apart => strings(&["--no-store", "--store", &store_address]),
         });
+        arguments.extend(strings(more));
         let hub = Daemon::start(program(), arguments, vec![], folder.path().join("hub.log"))?;
         let mut system = Self { hub, store: None, pool, url: format!("http://{http}"), folder };
         if parts == Parts::Apart {

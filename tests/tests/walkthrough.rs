@@ -1,7 +1,7 @@
 //! The main job from end to end: what the README promises.
 
 use anyhow::Result;
-use ds_tests::{System, image, task_image};
+use ds_tests::{Postgres, System, image, task_image};
 
 /// A command for `sh -c` that publishes one run.
 fn publish(id: &str, fields: &str) -> String {
@@ -14,7 +14,16 @@ fn new_id() -> String {
 
 #[test]
 fn a_tracked_run_from_upload_to_provenance() -> Result<()> {
-    let system = System::start()?;
+    tell_the_whole_story(&System::start()?)
+}
+
+#[test]
+fn the_same_on_postgresql() -> Result<()> {
+    let server = Postgres::start()?;
+    tell_the_whole_story(&System::start_on(&server.database("hub")?)?)
+}
+
+fn tell_the_whole_story(system: &System) -> Result<()> {
     let runner = system.runner("alpha")?;
     system.ds(&["project", "create", "demo"])?.ok()?;
     let code = system.folder().join("code");

@@ -5,7 +5,6 @@
 mod commits;
 mod people;
 mod place;
-mod postgres;
 mod run_lists;
 mod runners;
 mod tasks;
@@ -26,10 +25,10 @@ macro_rules! scenarios {
 
         #[tokio::test]
         async fn every_scenario_on_postgresql() {
-            let server = postgres::Server::start();
+            let server = ds_tests::Postgres::start().unwrap();
             $(
                 println!("{}::{}", stringify!($module), stringify!($name));
-                $module::$name(place::Place::new(server.new_database(stringify!($name)).await)).await;
+                $module::$name(place::Place::new(server.database(stringify!($name)).unwrap())).await;
             )*
         }
     };
