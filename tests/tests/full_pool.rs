@@ -35,12 +35,12 @@ fn a_full_store_is_named_and_the_task_can_still_be_cancelled() -> Result<()> {
     system.ds(&["project", "create", "demo"])?.ok()?;
     let task = system.start_task("demo", &["sh", "-c", "head -c 300000000 /dev/urandom > big"])?;
     let stuck = system.task_until(&task, |t| {
-        t["state"] == "ended" || t["detail"].as_str().is_some_and(|d| d.contains("space"))
+        t["state"] == "ended" || t["detail"].as_str().is_some_and(|d| d.contains("no space"))
     })?;
     assert_eq!(stuck["phase"], "committing", "what the task wrote is not given up by itself: {stuck}");
     system.ds(&["task", "cancel", &task])?.ok()?;
     let ended = system.task_end(&task)?;
-    assert!(ended["error"].as_str().is_some_and(|e| e.contains("space")), "{ended}");
+    assert!(ended["error"].as_str().is_some_and(|e| e.contains("no space")), "{ended}");
     assert!(ended["commit"].is_null(), "no commit without a receipt: {ended}");
     runner.tidy()?;
     let branches: Vec<String> =
