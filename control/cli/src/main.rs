@@ -20,11 +20,6 @@ mod progress;
 mod prompt;
 mod roles;
 
-/// Gives memory back once it is free. The C library's allocator keeps what one password hash or a burst of chunks took, which
-/// is more than a hub at rest needs.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let cli = args::Cli::parse();
     match commands::run(cli) {
