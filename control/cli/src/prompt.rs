@@ -15,6 +15,15 @@ pub(crate) async fn line(question: &str) -> Result<String> {
     ask(question, "give it on the command line").await
 }
 
+/// Makes sure that somebody means it: they have to type `name`.
+pub(crate) async fn confirm(what: &str, name: &str) -> Result<()> {
+    let typed = ask(&format!("{what} Type {name} to go on: "), "use --yes").await?;
+    if typed.trim() != name {
+        bail!("that is not {name}: nothing was done");
+    }
+    Ok(())
+}
+
 /// Asks for one line that is not shown.
 pub(crate) async fn secret(question: &str) -> Result<String> {
     let terminal = terminal("use --password-stdin")?;

@@ -3,11 +3,12 @@
 //! Here is what they share: where their state lies, their log on stderr, and how signals end them. A role prints nothing to
 //! stdout, but for `ds hub --json`, which says where it listens.
 
-use std::{io::IsTerminal, path::PathBuf};
+use std::{convert::Infallible, io::IsTerminal, net::SocketAddr, path::PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use tokio::{
+    net::TcpListener,
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
 };
@@ -31,6 +32,34 @@ impl StateDir {
     fn of(&self, role: &str) -> Result<PathBuf> {
         let path = self.state_dir.join(role);
         std::path::absolute(&path).with_context(|| format!("cannot use {} for state", path.display()))
+    }
+}
+
+/// Where a role that runs without a hub shows its metrics.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Metrics {
+    /// Serve Prometheus metrics (HTTP, `/metrics`) there. Without a login: better an address that only this machine
+    /// reaches, such as 127.0.0.1:7609.
+    #[arg(long = "metrics", value_name = "ADDRESS")]
+    address: Option<SocketAddr>,
+}
+
+impl Metrics {
+    /// Begins to count. To be called before the role is built.
+    fn install(&self) {
+        if self.address.is_some() {
+            ds_hub::install_metrics();
+        }
+    }
+
+    /// Serves for as long as the role works. Ends only if it cannot serve.
+    async fn serve(self) -> Result<Infallible> {
+        let Some(address) = self.address else { return std::future::pending().await };
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.with_context(|| format!("cannot listen on {address} for metrics"))?;
+        tracing::info!(metrics = %listener.local_addr()?, "metrics are served");
+        ds_hub::serve_metrics(listener).await.context("cannot serve metrics")?;
+        bail!("the server of metrics ended")
     }
 }
 
@@ -68,6 +97,14 @@ async fn stop_at_signal(stop: CancellationToken) -> Result<()> {
     stop.cancel();
     next().await;
     std::process::exit(1);
+}
+
+/// Runs `work` until it ends or its metrics cannot be served.
+async fn with_metrics(metrics: Metrics, work: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        ended = work => ended,
+        failed = metrics.serve() => match failed? {},
+    }
 }
 
 /// Runs `work` until it ends, with signals cancelling `stop`.

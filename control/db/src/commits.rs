@@ -139,7 +139,7 @@ impl Db {
         }
         let ids: Vec<CommitId> = commits.iter().map(|commit| commit.id).collect();
         let mut sql = Sql::new("SELECT commit_id, id FROM runs WHERE commit_id IN ");
-        sql.bind_list(&ids).push(" ORDER BY created_ms, position, id");
+        sql.bind_list(&ids).push(" ORDER BY no");
         for row in sql.query().fetch_all(self.reader()).await? {
             let of: CommitId = row.parsed("commit_id")?;
             let run = row.parsed("id")?;

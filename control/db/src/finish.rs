@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ds_domain::{CommitId, SnapshotId, TaskId, VolumeId, api::Run};
+use ds_domain::{CommitId, RunId, SnapshotId, TaskId, VolumeId, api::Run};
 
 use sqlx::{Any, Transaction, any::AnyRow};
 
@@ -87,7 +87,8 @@ async fn record(
 ) -> Result<Vec<Run>> {
     let commit = &committed.commit;
     check(tx, finish.task, commit).await?;
-    let known = known_runs(tx, &committed.runs).await?;
+    let ids: Vec<RunId> = committed.runs.iter().map(|run| run.id).collect();
+    let known = known_runs(tx, &ids).await?;
     let of_commit = |run: &Run| Run { commit: commit.id, ..run.clone() };
     let mut runs: Vec<Run> =
         committed.runs.iter().filter(|run| !known.contains_key(&run.id)).map(of_commit).collect();

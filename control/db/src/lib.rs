@@ -12,6 +12,7 @@ mod finish;
 mod logs;
 mod open;
 mod projects;
+mod recording;
 mod rows;
 mod run_page;
 mod run_query;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use sqlx::{
-    Any, AnyPool, Executor, SqlSafeStr, Transaction,
+    Any, AnyPool, AssertSqlSafe, Executor, SqlSafeStr, Transaction,
     any::{AnyPoolOptions, install_default_drivers},
     migrate::{Migration, MigrationType, Migrator},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, recording::Recording};
 
 /// Reading connections to SQLite: reads do not wait for the writer, and seldom for each other.
 const SQLITE_READERS: u32 = 4;
@@ -30,6 +30,7 @@ pub struct Db {
     reader: AnyPool,
     writer: AnyPool,
     begin: &'static str,
+    recording: Recording,
 }
 
 impl Db {
@@ -48,7 +49,7 @@ impl Db {
             .acquire_timeout(PATIENCE)
             .connect(url)
             .await?;
-        Ok(Self { reader: pool.clone(), writer: pool, begin: "BEGIN" })
+        Ok(Self { reader: pool.clone(), writer: pool, begin: "BEGIN", recording: Recording::default() })
     }
 
     async fn sqlite(url: &str) -> Result<Self> {
@@ -70,7 +71,8 @@ impl Db {
         };
         // The writer first: it makes the file.
         let writer = pool(1).await?;
-        Ok(Self { reader: pool(SQLITE_READERS).await?, writer, begin: "BEGIN IMMEDIATE" })
+        let reader = pool(SQLITE_READERS).await?;
+        Ok(Self { reader, writer, begin: "BEGIN IMMEDIATE", recording: Recording::default() })
     }
 
     /// Answers if the database does.
@@ -95,6 +97,10 @@ impl Db {
         &self.writer
     }
 
+    pub(crate) fn recording(&self) -> &Recording {
+        &self.recording
+    }
+
     /// Begins a writing transaction; on SQLite it is the only one from the start, so that it cannot fail half way because
     /// of another. Rolled back if dropped.
     pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
@@ -107,10 +113,75 @@ fn migrator(postgres: bool) -> Migrator {
     let dialect = include_str!("../migrations/0001_postgres_dialect.sql");
     let schema = include_str!("../migrations/0002_schema.sql");
     let by_name = include_str!("../migrations/0003_values_by_name.sql");
-    let all = [(1, "postgres dialect", dialect), (2, "schema", schema), (3, "values by name", by_name)];
+    let value_columns = include_str!("../migrations/0004_value_columns.sql");
+    let removal = include_str!("../migrations/0005_removal.sql");
+    let all = [
+        (1, "postgres dialect", dialect),
+        (2, "schema", schema),
+        (3, "values by name", by_name),
+        (4, "value columns", value_columns),
+        (5, "removal", removal),
+    ];
     let wanted = all.into_iter().filter(|(version, ..)| postgres || *version != 1);
     let migrations = wanted.map(|(version, name, sql)| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        let sql = if postgres { AssertSqlSafe(in_postgres(sql)).into_sql_str() } else { sql.into_sql_str() };
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+/// What the migrations say in SQLite's words: a key that counts by itself, and a table that is its primary key's index.
+fn in_postgres(sql: &str) -> String {
+    sql.replace("INTEGER PRIMARY KEY", "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+        .replace(") WITHOUT ROWID;", ");")
+}
+
+#[cfg(test)]
+mod tests {
+    use ds_domain::ProjectId;
+
+    use super::*;
+    use crate::{Filter, Kind, Op, RunQuery, Sort};
+
+    /// What a hub of before `value columns` had recorded.
+    const RECORDED: &str = "
+        INSERT INTO projects VALUES ('00000000-0000-0000-0000-000000000001', 'digits', '', 1, 2);
+        INSERT INTO volumes VALUES ('v', '00000000-0000-0000-0000-000000000001', 'c');
+        INSERT INTO commits VALUES ('00000000-0000-0000-0000-00000000000c', 'v', 's', '1', NULL, 0, '', '', NULL, NULL, '{}', 0, 1);
+        INSERT INTO runs VALUES ('00000000-0000-0000-0000-00000000000b', '00000000-0000-0000-0000-000000000001',
+            '00000000-0000-0000-0000-00000000000c', NULL, 0, '', '', '', NULL, NULL, 1, NULL, NULL, '{}', '{\"loss\":\"0.5\"}', '{}', '[]', 1);
+        INSERT INTO runs VALUES ('00000000-0000-0000-0000-00000000000a', '00000000-0000-0000-0000-000000000001',
+            '00000000-0000-0000-0000-00000000000c', NULL, 1, '', '', '', NULL, NULL, 1, NULL, NULL, '{}', '{\"loss\":\"0.25\"}', '{}', '[]', 1);
+        INSERT INTO run_values VALUES ('00000000-0000-0000-0000-00000000000b',
+            '00000000-0000-0000-0000-000000000001', 'm', 'loss', '0.5', 0.5);
+        INSERT INTO run_values VALUES ('00000000-0000-0000-0000-00000000000a',
+            '00000000-0000-0000-0000-000000000001', 'm', 'loss', '0.25', 0.25);";
+
+    #[tokio::test]
+    async fn an_older_database_keeps_its_runs_and_their_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite:{}", folder.path().join("hub.db").display());
+        let older = Migrator::with_migrations(
+            migrator(false).iter().filter(|migration| migration.version < 4).cloned().collect(),
+        );
+        install_default_drivers();
+        let before = Db::sqlite(&url).await.unwrap();
+        older.run(&before.writer).await.unwrap();
+        before.writer.execute("PRAGMA foreign_keys = OFF").await.unwrap();
+        before.writer.execute(RECORDED).await.unwrap();
+        before.close().await;
+
+        let db = Db::connect(&url).await.unwrap();
+        let project: ProjectId = "00000000-0000-0000-0000-000000000001".parse().unwrap();
+        let losses = async |query: RunQuery| {
+            let page = db.list_runs(project, &query).await.unwrap();
+            page.items.into_iter().map(|run| run.metrics["loss"].clone()).collect::<Vec<_>>()
+        };
+        let all = RunQuery { limit: 9, ..RunQuery::default() };
+        assert_eq!(losses(all.clone()).await, ["0.5", "0.25"]);
+        let by_loss = RunQuery { sort: Sort::Value(Kind::Metric, "loss".into()), ..all.clone() };
+        assert_eq!(losses(by_loss).await, ["0.25", "0.5"]);
+        let low = Filter { kind: Kind::Metric, name: "loss".into(), op: Op::Less, value: "0.3".into() };
+        assert_eq!(losses(RunQuery { filters: vec![low], ..all }).await, ["0.25"]);
+    }
 }

@@ -188,6 +188,41 @@ impl Db {
         has_owner(&mut tx, project).await?;
         Ok(tx.commit().await?)
     }
+
+    /// Deletes a project with its tasks, logs, runs, commits and members; its name is free again. The volume is no project's
+    /// any more. Tasks that are not over are a conflict.
+    pub async fn delete_project(&self, project: ProjectId) -> Result<()> {
+        let mut tx = self.begin().await?;
+        lock(&mut tx, project).await?;
+        has_no_open_task(&mut tx, project).await?;
+        // Tasks point at commits, so they go first; the rest goes with the project.
+        for sql in ["DELETE FROM tasks WHERE project_id = $1", "DELETE FROM projects WHERE id = $1"] {
+            sqlx::query(sql).bind(project.to_string()).execute(&mut *tx).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+}
+
+/// Open tasks that a refusal names.
+const NAMED: usize = 5;
+
+async fn has_no_open_task(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Result<()> {
+    let sql =
+        "SELECT id, state FROM tasks WHERE project_id = $1 AND state <> 'ended' ORDER BY created_ms, id";
+    let open = sqlx::query(sql).bind(project.to_string()).fetch_all(&mut **tx).await?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let mut names = Vec::new();
+    for row in open.iter().take(NAMED) {
+        let (id, state) = (row.text("id")?, row.text("state")?);
+        names.push(format!("{} ({state})", id.get(..8).unwrap_or(&id)));
+    }
+    let more = if open.len() > NAMED { format!(" and {} more", open.len() - NAMED) } else { String::new() };
+    Err(Error::Conflict(format!(
+        "tasks of this project are not over: {}{more}. Cancel them, or wait for their end",
+        names.join(", ")
+    )))
 }
 
 /// Makes changes of a project's members wait for each other: two owners who remove each other must not both succeed.
@@ -199,7 +234,8 @@ async fn lock(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Result<
     }
 }
 
-async fn put_member(
+/// Makes a user a member, or changes what they may do.
+pub(crate) async fn put_member(
     tx: &mut Transaction<'static, Any>,
     project: ProjectId,
     user: UserId,

@@ -57,6 +57,16 @@ impl Sql {
         self.push(")")
     }
 
+    /// One column of the rows as one text `numbers`, with commas, in the order of the rows.
+    ///
+    /// Both databases concatenate rows of a sorted subquery in its order, and tests hold them to it; an order within the
+    /// aggregate would have SQLite sort once more what an index gave in order.
+    pub(crate) fn concatenated(mut self, column: &str) -> Self {
+        self.text =
+            format!("SELECT STRING_AGG(CAST({column} AS TEXT), ',') AS numbers FROM ({}) ordered", self.text);
+        self
+    }
+
     #[cfg(test)]
     pub(crate) fn explained(mut self) -> Self {
         self.text.insert_str(0, "EXPLAIN QUERY PLAN ");
@@ -193,6 +203,8 @@ pub(crate) fn id_prefix(typed: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -215,5 +227,34 @@ mod tests {
     fn keys_end_between_characters() {
         assert_eq!(key("aä", 2), "a");
         assert_eq!(key("aä", 3), "aä");
+    }
+
+    proptest! {
+        #[test]
+        fn no_cursor_makes_it_panic(text in any::<String>(), bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
+            use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+            for text in [text, BASE64_URL_SAFE_NO_PAD.encode(bytes)] {
+                // What is taken names a position, and every text is either taken or refused with words.
+                match read_cursor::<(i64, String)>(Some(&text)) {
+                    Ok(position) => prop_assert!(position.is_some()),
+                    Err(error) => prop_assert!(matches!(error, Error::Invalid(_))),
+                }
+            }
+        }
+
+        #[test]
+        fn a_cursor_is_read_as_it_was_given(number in any::<i64>(), text in any::<String>()) {
+            let position = (number, text);
+            prop_assert_eq!(read_cursor(Some(&cursor(&position))).unwrap(), Some(position));
+        }
+
+        #[test]
+        fn an_id_prefix_holds_hex_and_hyphens_alone(typed in any::<String>(), id in any::<u128>(), length in 1..=36_usize) {
+            if let Some(start) = id_prefix(&typed) {
+                prop_assert!(start.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
+            }
+            let id = uuid::Uuid::from_u128(id).to_string();
+            prop_assert!(id.starts_with(&id_prefix(&id[..length]).unwrap()));
+        }
     }
 }

@@ -37,7 +37,7 @@ pub struct NewTask {
 /// A task with what only the hub and its nodes need to know.
 #[derive(Debug, Clone)]
 pub struct TaskRow {
-    /// As the API shows it; `runner_online` is for the hub to fill in.
+    /// As the API shows it; `runner_online` and `progress` are for the hub to fill in.
     pub task: Task,
     /// The project's workspace.
     pub volume: VolumeId,
@@ -99,6 +99,7 @@ fn task(row: &AnyRow) -> Result<TaskRow> {
         state: row.word("state", State::parse)?,
         phase: row.optional_word("phase", Phase::parse)?,
         detail: row.text("detail")?,
+        progress: None,
         outcome: row.optional_word("outcome", Outcome::parse)?,
         exit_code: row.optional_int("exit_code")?.and_then(|code| code.try_into().ok()),
         error: row.text("error")?,
@@ -209,7 +210,7 @@ impl Db {
             return Ok(tasks);
         }
         let mut sql = Sql::new("SELECT task_id, id FROM runs WHERE task_id IN ");
-        sql.bind_list(&ended).push(" ORDER BY created_ms, position, id");
+        sql.bind_list(&ended).push(" ORDER BY no");
         for row in sql.query().fetch_all(self.reader()).await? {
             let of: TaskId = row.parsed("task_id")?;
             let run = row.parsed("id")?;

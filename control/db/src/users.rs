@@ -4,13 +4,14 @@ use std::fmt;
 
 use ds_domain::{
     UserId,
-    api::{ApiKey, User},
+    api::{Access, ApiKey, User},
 };
-use sqlx::any::AnyRow;
+use sqlx::{Any, Transaction, any::AnyRow};
 use uuid::Uuid;
 
 use crate::{
     Db, Error, Result,
+    projects::put_member,
     rows::{Columns, taken},
 };
 
@@ -50,20 +51,27 @@ fn no_user(id: &(impl ToString + ?Sized)) -> Error {
 }
 
 impl Db {
-    /// Adds a user. A taken name is a [`crate::Error::Conflict`].
+    /// Adds a user. A taken name is a [`crate::Error::Conflict`]; that of a removed user is taken for good, since what they
+    /// made bears it.
     pub async fn create_user(&self, user: &User, password_hash: &str) -> Result<()> {
         let sql =
             "INSERT INTO users (id, username, password_hash, admin, created_ms) VALUES ($1, $2, $3, $4, $5)";
         let query = sqlx::query(sql).bind(user.id.to_string()).bind(user.username.clone());
         let query = query.bind(password_hash.to_owned()).bind(i64::from(user.admin)).bind(user.created_ms);
-        let words = || format!("there is a user {:?} already: choose another name", user.username);
+        let words = || {
+            let name = &user.username;
+            format!(
+                "there is, or was, a user {name:?}, whose name stays with what they made: choose another name"
+            )
+        };
         query.execute(self.writer()).await.map_err(taken(words))?;
         Ok(())
     }
 
     /// A user by id.
     pub async fn user(&self, id: UserId) -> Result<User> {
-        let query = sqlx::query("SELECT * FROM users WHERE id = $1").bind(id.to_string());
+        let query =
+            sqlx::query("SELECT * FROM users WHERE id = $1 AND removed_ms IS NULL").bind(id.to_string());
         let row = query.fetch_optional(self.reader()).await?;
         user(&row.ok_or_else(|| no_user(&id))?)
     }
@@ -75,7 +83,8 @@ impl Db {
 
     /// What to verify a password against; `None` if nobody has that name.
     pub async fn credentials(&self, username: &str) -> Result<Option<Credentials>> {
-        let query = sqlx::query("SELECT * FROM users WHERE username = $1").bind(username.to_owned());
+        let sql = "SELECT * FROM users WHERE username = $1 AND removed_ms IS NULL";
+        let query = sqlx::query(sql).bind(username.to_owned());
         let row = query.fetch_optional(self.reader()).await?;
         row.map(|row| Ok(Credentials { user: user(&row)?, password_hash: row.text("password_hash")? }))
             .transpose()
@@ -83,23 +92,50 @@ impl Db {
 
     /// All users, by name.
     pub async fn users(&self) -> Result<Vec<User>> {
-        let rows = sqlx::query("SELECT * FROM users ORDER BY username").fetch_all(self.reader()).await?;
+        let sql = "SELECT * FROM users WHERE removed_ms IS NULL ORDER BY username";
+        let rows = sqlx::query(sql).fetch_all(self.reader()).await?;
         rows.iter().map(user).collect()
     }
 
     /// Replaces a password's hash and ends all sessions of the user.
     pub async fn set_password(&self, user: UserId, password_hash: &str) -> Result<()> {
         let mut tx = self.begin().await?;
-        let query =
-            sqlx::query("UPDATE users SET password_hash = $1 WHERE id = $2").bind(password_hash.to_owned());
+        let sql = "UPDATE users SET password_hash = $1 WHERE id = $2 AND removed_ms IS NULL";
+        let query = sqlx::query(sql).bind(password_hash.to_owned());
         if query.bind(user.to_string()).execute(&mut *tx).await?.rows_affected() == 0 {
             return Err(no_user(&user));
         }
-        sqlx::query("DELETE FROM sessions WHERE user_id = $1")
-            .bind(user.to_string())
-            .execute(&mut *tx)
-            .await?;
+        delete_of(&mut tx, "DELETE FROM sessions WHERE user_id = $1", user).await?;
         Ok(tx.commit().await?)
+    }
+
+    /// Ends a user's sessions, keys and memberships for good. The row stays, for what the user made. Projects that would be
+    /// without an owner become `by`'s, an admin's; returns their names. Removing the last admin is a conflict.
+    pub async fn remove_user(&self, user: UserId, by: UserId, now_ms: i64) -> Result<Vec<String>> {
+        let mut tx = self.begin().await?;
+        // Removals wait for each other: two admins who remove each other must not both succeed.
+        sqlx::query("UPDATE users SET admin = admin WHERE admin = 1").execute(&mut *tx).await?;
+        let sql = "UPDATE users SET removed_ms = $2 WHERE id = $1 AND removed_ms IS NULL";
+        let query = sqlx::query(sql).bind(user.to_string()).bind(now_ms);
+        if query.execute(&mut *tx).await?.rows_affected() == 0 {
+            return Err(no_user(&user));
+        }
+        let admins = sqlx::query("SELECT id FROM users WHERE admin = 1 AND removed_ms IS NULL LIMIT 1");
+        if admins.fetch_optional(&mut *tx).await?.is_none() {
+            return Err(Error::Conflict(
+                "this is the hub's last admin: make somebody else an admin first".into(),
+            ));
+        }
+        let inherited = inherit(&mut tx, user, by).await?;
+        for sql in [
+            "DELETE FROM members WHERE user_id = $1",
+            "DELETE FROM sessions WHERE user_id = $1",
+            "DELETE FROM api_keys WHERE user_id = $1",
+        ] {
+            delete_of(&mut tx, sql, user).await?;
+        }
+        tx.commit().await?;
+        Ok(inherited)
     }
 
     /// Adds a session.
@@ -119,7 +155,8 @@ impl Db {
 
     /// Whose session it is, if it has not expired.
     pub async fn session_user(&self, token: TokenHash, now_ms: i64) -> Result<Option<User>> {
-        let sql = "SELECT u.* FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.token = $1 AND s.expires_ms > $2";
+        let sql = "SELECT u.* FROM sessions s JOIN users u ON u.id = s.user_id WHERE s.token = $1 AND s.expires_ms > $2 \
+            AND u.removed_ms IS NULL";
         let row = sqlx::query(sql).bind(token.to_string()).bind(now_ms).fetch_optional(self.reader()).await?;
         row.as_ref().map(user).transpose()
     }
@@ -171,7 +208,8 @@ impl Db {
 
     /// Whose API key it is. Notes the use, at most once a minute.
     pub async fn key_user(&self, token: TokenHash, now_ms: i64) -> Result<Option<User>> {
-        let sql = "SELECT u.*, k.used_ms FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.token = $1";
+        let sql = "SELECT u.*, k.used_ms FROM api_keys k JOIN users u ON u.id = k.user_id WHERE k.token = $1 \
+            AND u.removed_ms IS NULL";
         let row = sqlx::query(sql).bind(token.to_string()).fetch_optional(self.reader()).await?;
         let Some(row) = row else { return Ok(None) };
         if row.optional_int("used_ms")?.is_none_or(|used| now_ms - used >= USE_NOTED_MS) {
@@ -180,4 +218,23 @@ impl Db {
         }
         user(&row).map(Some)
     }
+}
+
+/// Makes `to` an owner of the projects that only `from` owns; returns their names.
+async fn inherit(tx: &mut Transaction<'static, Any>, from: UserId, to: UserId) -> Result<Vec<String>> {
+    let sql = "SELECT p.id, p.name FROM members m JOIN projects p ON p.id = m.project_id \
+        WHERE m.user_id = $1 AND m.access = 'owner' AND NOT EXISTS (SELECT 1 FROM members o \
+        WHERE o.project_id = m.project_id AND o.access = 'owner' AND o.user_id <> m.user_id) ORDER BY p.name";
+    let rows = sqlx::query(sql).bind(from.to_string()).fetch_all(&mut **tx).await?;
+    let mut names = Vec::with_capacity(rows.len());
+    for row in rows {
+        put_member(tx, row.parsed("id")?, to, Access::Owner).await?;
+        names.push(row.text("name")?);
+    }
+    Ok(names)
+}
+
+async fn delete_of(tx: &mut Transaction<'static, Any>, sql: &'static str, user: UserId) -> Result<()> {
+    sqlx::query(sql).bind(user.to_string()).execute(&mut **tx).await?;
+    Ok(())
 }

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ds_domain::{
-    CommitId, RunId, VolumeId,
-    api::{ChangeKind, FileChange},
-    provenance::RunFacts,
+    CommitId, ProjectId, RunId, VolumeId,
+    api::{ChangeKind, FileChange, Run, RunFile},
+    provenance::{ReadFile, RunFacts},
+    record::FileReference,
     task::TaskSpec,
 };
+use sqlx::any::AnyRow;
 
 use crate::{
     Db, Error, Result,
     commits::change,
-    rows::{Columns, IDS, NAME_KEY_BYTES, Sql, key},
+    rows::{Columns, IDS, NAME_KEY_BYTES, Sql, id_prefix, key},
 };
 
 /// Where a path last changed.
@@ -97,7 +99,7 @@ impl Db {
         );
         sql.bind(commit.to_string());
         sql.push(" AND (c.task_id IS NULL OR r.task_id = c.task_id) AND f.direction = 'o' AND f.path IN ");
-        sql.bind_list(&names).push(" ORDER BY r.created_ms DESC, r.position DESC LIMIT 1");
+        sql.bind_list(&names).push(" ORDER BY r.no DESC LIMIT 1");
         if let Some(row) = sql.query().fetch_optional(self.reader()).await? {
             return row.parsed("id").map(Some);
         }
@@ -175,41 +177,99 @@ impl Db {
         Ok(net)
     }
 
+    /// The commit of a volume, on its main line or a branch, whose id starts so; `None` if none or several do.
+    pub async fn commit_of(&self, volume: VolumeId, prefix: &str) -> Result<Option<CommitId>> {
+        let Some(start) = id_prefix(prefix) else { return Ok(None) };
+        let mut sql = Sql::new("SELECT id FROM commits WHERE volume_id = ");
+        // Every id that starts so lies before the start followed by `g`, which is no hex digit.
+        sql.bind(volume.to_string()).push(" AND id BETWEEN ").bind(start.clone());
+        sql.push(" AND ").bind(format!("{start}g")).push(" LIMIT 2");
+        match &sql.query().fetch_all(self.reader()).await?[..] {
+            [only] => only.parsed("id").map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// What the provenance walk needs to know of these runs; runs that do not exist are left out.
     pub async fn run_facts(&self, runs: &[RunId]) -> Result<Vec<RunFacts>> {
         let mut places = HashMap::with_capacity(runs.len());
         for batch in runs.chunks(IDS) {
             let mut sql = Sql::new(
-                "SELECT r.id, p.name, c.volume_id, t.spec FROM runs r JOIN projects p ON p.id = r.project_id \
-                JOIN commits c ON c.id = r.commit_id LEFT JOIN tasks t ON t.id = r.task_id WHERE r.id IN ",
+                "SELECT r.id, r.project_id, p.name, c.volume_id, t.spec FROM runs r \
+                JOIN projects p ON p.id = r.project_id JOIN commits c ON c.id = r.commit_id \
+                LEFT JOIN tasks t ON t.id = r.task_id WHERE r.id IN ",
             );
             sql.bind_list(batch);
             for row in sql.query().fetch_all(self.reader()).await? {
-                let spec: Option<TaskSpec> =
-                    row.optional_text("spec")?.map(|_| row.json("spec")).transpose()?;
-                let command = spec.map(|spec| spec.command.join(" ")).unwrap_or_default();
-                places.insert(
-                    row.parsed::<RunId>("id")?,
-                    (row.text("name")?, row.parsed("volume_id")?, command),
-                );
+                places.insert(row.parsed::<RunId>("id")?, place(&row)?);
             }
         }
-        let facts = self.runs(runs).await?.into_iter().filter_map(|run| {
-            let (project, volume, command) = places.remove(&run.id)?;
-            let title = if run.description.is_empty() { command } else { run.description };
-            let (inputs, outputs, conflicts) = (run.inputs, run.outputs, run.conflicts);
-            Some(RunFacts {
-                id: run.id,
-                project,
-                commit: run.commit,
-                volume,
-                title,
-                inputs,
-                outputs,
-                conflicts,
-            })
-        });
-        Ok(facts.collect())
+        let runs = self.runs(runs).await?;
+        let volumes = self.volumes_read(&runs).await?;
+        Ok(runs.into_iter().filter_map(|run| Some(facts(places.remove(&run.id)?, run, &volumes))).collect())
+    }
+
+    /// The volumes of the commits in which other projects' files that these runs read were made.
+    async fn volumes_read(&self, runs: &[Run]) -> Result<HashMap<CommitId, VolumeId>> {
+        let elsewhere = runs.iter().flat_map(|run| &run.inputs);
+        let elsewhere = elsewhere.filter(|file| FileReference::is_meant_by(&file.path));
+        let commits: HashSet<CommitId> = elsewhere.filter_map(|file| file.commit).collect();
+        let commits: Vec<CommitId> = commits.into_iter().collect();
+        let mut volumes = HashMap::with_capacity(commits.len());
+        for batch in commits.chunks(IDS) {
+            let mut sql = Sql::new("SELECT id, volume_id FROM commits WHERE id IN ");
+            sql.bind_list(batch);
+            for row in sql.query().fetch_all(self.reader()).await? {
+                volumes.insert(row.parsed("id")?, row.parsed("volume_id")?);
+            }
+        }
+        Ok(volumes)
+    }
+}
+
+/// Where a run belongs, and its task's command.
+struct RunPlace {
+    project_id: ProjectId,
+    project: String,
+    volume: VolumeId,
+    command: String,
+}
+
+fn place(row: &AnyRow) -> Result<RunPlace> {
+    let spec: Option<TaskSpec> = row.optional_text("spec")?.map(|_| row.json("spec")).transpose()?;
+    Ok(RunPlace {
+        project_id: row.parsed("project_id")?,
+        project: row.text("name")?,
+        volume: row.parsed("volume_id")?,
+        command: spec.map(|spec| spec.command.join(" ")).unwrap_or_default(),
+    })
+}
+
+fn facts(place: RunPlace, run: Run, volumes: &HashMap<CommitId, VolumeId>) -> RunFacts {
+    let RunPlace { project_id, project, volume, command } = place;
+    let read = |file: RunFile| {
+        let RunFile { path, commit, written_by } = file;
+        let own = ReadFile { project: project.clone(), volume, path, commit, written_by };
+        let reference = FileReference::parse(&own.path).ok();
+        // Where a project was removed, its commits were too: its files stay as they were declared.
+        match (reference, commit.and_then(|commit| volumes.get(&commit))) {
+            (Some(FileReference { project, path, .. }), Some(&volume)) => {
+                ReadFile { project, volume, path, ..own }
+            }
+            _ => own,
+        }
+    };
+    let inputs = run.inputs.into_iter().map(read).collect();
+    RunFacts {
+        id: run.id,
+        project_id,
+        project,
+        commit: run.commit,
+        volume,
+        title: if run.description.is_empty() { command } else { run.description },
+        inputs,
+        outputs: run.outputs,
+        conflicts: run.conflicts,
     }
 }
 

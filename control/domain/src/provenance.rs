@@ -3,16 +3,19 @@
 //! A run declares the paths that it read and wrote. A path that was read stands for a version: the newest commit at or
 //! before the task's base in which that path changed, and the run that wrote it there, if one did. [`Evidence`] compares a
 //! task's records with the files that really changed; [`Walk`] goes from a run to the runs that its inputs come from.
+//!
+//! An input may be another project's file ([`FileReference`]): then it stands for the newest version on that project's main
+//! line when the run is recorded, or for the one that a commit had. [`unresolved`] says which of them were not found.
 
 mod walk;
 
 use std::collections::{HashMap, HashSet};
 
-pub use walk::{MAX_NODES, RunFacts, Walk};
+pub use walk::{MAX_NODES, ReadFile, RunFacts, Walk};
 
 use crate::{
     api::{ChangeKind, FileChange, RunFile},
-    record::RunRecord,
+    record::{FileReference, RunRecord},
 };
 
 /// Paths that one kind of conflict names; the rest are counted.
@@ -38,6 +41,9 @@ impl<'a> Evidence<'a> {
     /// A file that nobody declared is a conflict of every record, since any of them may have written it; but not where
     /// nothing was declared at all: so run programs that know nothing of records.
     pub fn new(records: impl Iterator<Item = &'a RunRecord> + Clone, changes: &'a [FileChange]) -> Self {
+        let declares_anything = records
+            .clone()
+            .any(|r| !(r.inputs.is_empty() && r.references.is_empty() && r.outputs.is_empty()));
         let declared: HashSet<&str> = records
             .clone()
             .flat_map(|record| record.outputs.iter().chain(&record.inputs))
@@ -50,7 +56,7 @@ impl<'a> Evidence<'a> {
         };
         let paths = || changes.iter().map(|change| change.path.as_str());
         let mut undeclared = Vec::new();
-        if !declared.is_empty() {
+        if declares_anything {
             tell(&mut undeclared, paths().filter(|path| !known(path)), "changed, but no run declared it");
         }
         Self {
@@ -86,7 +92,8 @@ impl<'a> Evidence<'a> {
         let removed = outputs().filter(|path| change(path) == Some(ChangeKind::Removed));
         tell(&mut texts, removed, "declared as an output, but was removed");
 
-        let read = || inputs.iter().filter(|file| !self.written.contains(file.path.as_str()));
+        let own = |file: &&RunFile| !FileReference::is_meant_by(&file.path);
+        let read = || inputs.iter().filter(own).filter(|file| !self.written.contains(file.path.as_str()));
         let changed = read()
             .map(|file| file.path.as_str())
             .filter(|path| matches!(change(path), Some(ChangeKind::Modified | ChangeKind::Removed)));
@@ -95,10 +102,25 @@ impl<'a> Evidence<'a> {
         let missing = read().filter(|file| file.commit.is_none()).map(|file| file.path.as_str());
         let missing = missing.filter(|path| change(path).is_none() && !self.changed_folders.contains(path));
         tell(&mut texts, missing, "declared as an input, but no commit has it");
+        texts.extend(unresolved(inputs));
 
         texts.extend_from_slice(&self.undeclared);
         texts
     }
+}
+
+/// What is said of inputs that are other projects' files and were not found. It is the same whether the author may not see
+/// the project or there is none.
+pub fn unresolved(inputs: &[RunFile]) -> Vec<String> {
+    let mut texts = Vec::new();
+    let elsewhere =
+        inputs.iter().filter(|file| file.commit.is_none() && FileReference::is_meant_by(&file.path));
+    tell(
+        &mut texts,
+        elsewhere.map(|file| file.path.as_str()),
+        "declared as an input, but the run's author can see no such file, commit or project",
+    );
+    texts
 }
 
 /// The folders that a path is in, innermost first.
@@ -171,6 +193,21 @@ mod tests {
                 "x: changed, but no run declared it",
             ]
         );
+    }
+
+    #[test]
+    fn a_file_of_another_project_is_compared_with_no_change_of_this_one() {
+        let reads = RunRecord {
+            references: vec![FileReference::parse("ds://prices/x").unwrap()],
+            ..RunRecord::default()
+        };
+        let mut input = known("ds://prices/x");
+        let changes = [change("x", ChangeKind::Modified)];
+        let undeclared = "x: changed, but no run declared it";
+        assert_eq!(told(std::slice::from_ref(&reads), 0, &[input.clone()], &changes), [undeclared]);
+        input.commit = None;
+        let missing = "ds://prices/x: declared as an input, but the run's author can see no such file, commit or project";
+        assert_eq!(told(&[reads], 0, &[input], &changes), [missing, undeclared]);
     }
 
     #[test]

@@ -5,13 +5,15 @@
 //! ```
 //!
 //! [`RecordParser`] finds records in a stream of bytes, however it is split and whatever lies between; [`RunRecord::parse`]
-//! reads one. The format is that of the `PyPI` package `dotscience` 0.8.7.
+//! reads one; [`FileReference`] is an input that is another project's file. The format is that of the `PyPI` package `dotscience` 0.8.7.
 
+mod reference;
 mod run;
 mod scan;
 
 use std::fmt;
 
+pub use reference::FileReference;
 pub use run::{RecordError, RunRecord, relative_path};
 pub use scan::{Item, MAX_RECORD_BYTES, RecordParser};
 

@@ -2,13 +2,15 @@
 //! volumes of projects that were not made after all.
 //!
 //! A snapshot or a volume goes only if two rounds in a row found it unused: what is under way (an upload between
-//! its snapshot and its commit, at this hub or another) is recorded long before the second.
+//! its snapshot and its commit, at this hub or another) is recorded long before the second. With a database that was
+//! restored and is older than the store, all that came after it would look unused: then nothing is to be dropped
+//! ([`Unknown::Keep`]).
 
 use std::{collections::HashSet, time::Duration};
 
 use ds_domain::{SnapshotId, VolumeId};
 
-use crate::{clock::now_ms, core::Core, error::chain, store_clock::store_answers};
+use crate::{clock::now_ms, config::Unknown, core::Core, error::chain, store_clock::store_answers};
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_mins(10);
@@ -93,6 +95,9 @@ async fn drop_unused_of(
 }
 
 async fn drop_volume(core: &Core, volume: VolumeId) {
+    if core.unknown == Unknown::Keep {
+        return tracing::warn!(volume.id = %volume, "no project has this volume at the store; it is kept");
+    }
     match core.store.drop_volume(volume).await {
         Ok(()) => tracing::info!(volume.id = %volume, "dropped a volume that no project has"),
         Err(error) => {
@@ -118,6 +123,10 @@ async fn unused_of(core: &Core, volume: VolumeId) -> Result<Vec<SnapshotId>, Str
 }
 
 async fn drop_snapshot(core: &Core, volume: VolumeId, snapshot: SnapshotId) {
+    if core.unknown == Unknown::Keep {
+        return tracing::warn!(volume.id = %volume, snapshot.id = %snapshot,
+            "nothing points at this snapshot at the store; it is kept");
+    }
     match core.store.drop_snapshot(volume, snapshot).await {
         Ok(()) => {
             tracing::info!(volume.id = %volume, snapshot.id = %snapshot, "dropped a snapshot that nothing points at");
@@ -142,7 +151,7 @@ mod tests {
     use ds_domain::{
         NodeId, RunnerId, TaskId,
         api::{CreateProject, Project, User},
-        task::TaskSpec,
+        task::{Outcome, TaskSpec},
     };
     use ds_link::Role;
     use ds_transfer::{Store, StoreConfig};
@@ -203,6 +212,13 @@ mod tests {
         core.db.assign_task(task.id, runner.id).await.unwrap().unwrap();
     }
 
+    async fn end_and_delete(core: &Core, project: &Project) {
+        for row in core.db.assigned_tasks().await.unwrap() {
+            core.end_without_result(row.task.id, Outcome::Error, "").await.unwrap();
+        }
+        core.db.delete_project(project.id).await.unwrap();
+    }
+
     async fn stored(core: &Core, project: &Project) -> HashSet<SnapshotId> {
         let stored = core.store.list_snapshots(project.workspace).await.unwrap();
         stored.iter().map(|stored| SnapshotId::from_bytes(&stored.snapshot).unwrap()).collect()
@@ -229,7 +245,7 @@ mod tests {
         let running = tokio::spawn(async move { store.run(stopping).await });
 
         let hub = Hub::for_test(dir.path(), StoreTarget { node, address: listen }).await;
-        let core = Arc::new(hub.into_core());
+        let mut core = Arc::new(hub.into_core());
         crate::store_clock::tell_store(&core).await.unwrap();
         let admin: User = core.db.user_by_name("admin").await.unwrap();
         let request = CreateProject { name: "p".into(), description: String::new() };
@@ -253,6 +269,17 @@ mod tests {
             "a live task's result stays"
         );
         assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace]);
+
+        // A project that was deleted leaves its volume, if there is no doubt.
+        end_and_delete(&core, &project).await;
+        let first = round(&core, &Unused::default()).await;
+        assert_eq!(first.volumes, HashSet::from([project.workspace]));
+        Arc::get_mut(&mut core).unwrap().unknown = Unknown::Keep;
+        round(&core, &first).await;
+        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace]);
+        Arc::get_mut(&mut core).unwrap().unknown = Unknown::Drop;
+        round(&core, &first).await;
+        assert_eq!(core.store.list_volumes().await.unwrap(), []);
         stop.cancel();
         running.await.unwrap();
     }

@@ -23,6 +23,17 @@ pub struct HubConfig {
     pub store: StoreTarget,
     /// The image of a task that names none.
     pub default_image: String,
+    /// What becomes of volumes and snapshots at the store that the database does not know.
+    pub unknown: Unknown,
+}
+
+/// What becomes of volumes and snapshots at the store that the database does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// They are leftovers, and dropped after two rounds.
+    Drop,
+    /// They stay, and the log names them: the database may be older than the store.
+    Keep,
 }
 
 /// The store of a hub.

@@ -18,9 +18,10 @@ use crate::{
     advance::Advances,
     auth::{limiter::LoginLimiter, password::Passwords},
     clock::now_ms,
-    config::StoreTarget,
+    config::{StoreTarget, Unknown},
     events::Events,
     nodes::Sessions,
+    progress::Ticks,
 };
 
 /// A runner that was silent for so long is offline.
@@ -42,7 +43,9 @@ pub(crate) struct Core {
     pub(crate) tickets: TicketSigner,
     pub(crate) events: Events,
     pub(crate) sessions: Sessions,
+    pub(crate) ticks: Ticks,
     pub(crate) advances: Advances,
+    pub(crate) unknown: Unknown,
     pub(crate) passwords: Passwords,
     pub(crate) logins: LoginLimiter,
     pub(crate) info: HubInfo,
@@ -72,8 +75,8 @@ impl Core {
         Runner { online, ..row.runner }
     }
 
-    /// Says for tasks that a runner has whether it is there.
-    pub(crate) async fn fill_runners_online(&self, tasks: &mut [Task]) -> Result<(), ds_db::Error> {
+    /// Says for tasks that a runner has whether it is there, and how far the bytes are that move for them.
+    pub(crate) async fn fill_what_is_now(&self, tasks: &mut [Task]) -> Result<(), ds_db::Error> {
         let has_runner = |task: &Task| task.state != State::Ended && task.runner.is_some();
         if !tasks.iter().any(has_runner) {
             return Ok(());
@@ -82,6 +85,7 @@ impl Core {
         let online: HashMap<String, bool> = runners.map(|runner| (runner.name, runner.online)).collect();
         for task in tasks.iter_mut().filter(|task| has_runner(task)) {
             task.runner_online = task.runner.as_ref().and_then(|name| online.get(name)).copied();
+            task.progress = self.ticks.of(task.id).filter(|_| task.state == State::Running);
         }
         Ok(())
     }

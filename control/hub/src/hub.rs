@@ -26,6 +26,7 @@ use crate::{
     events::Events,
     http, metrics,
     nodes::{self, Sessions},
+    progress::Ticks,
     scheduler, store_clock,
 };
 
@@ -71,7 +72,9 @@ impl Hub {
             nodes_changed: Notify::new(),
             events: Events::new(),
             sessions: Sessions::default(),
+            ticks: Ticks::default(),
             advances: Advances::default(),
+            unknown: config.unknown,
             passwords,
             logins: LoginLimiter::default(),
             info,
@@ -94,6 +97,7 @@ impl Hub {
             advertise: None,
             store,
             default_image: String::new(),
+            unknown: crate::Unknown::Drop,
         };
         Self::build(config).await.expect("a hub starts in an empty folder")
     }

@@ -28,6 +28,7 @@ mod hub;
 mod inputs;
 mod metrics;
 mod nodes;
+mod progress;
 mod runs;
 mod scheduler;
 mod state;
@@ -35,10 +36,10 @@ mod store_clock;
 mod tasks;
 mod workspace;
 
-pub use config::{HubConfig, StoreTarget};
+pub use config::{HubConfig, StoreTarget, Unknown};
 pub use error::Error;
 pub use hub::Hub;
-pub use metrics::install_metrics;
+pub use metrics::{install_metrics, serve_metrics};
 pub use state::HubState;
 
 /// The machine-readable description of the HTTP API, as committed in `control/hub/openapi.json`.

@@ -2,8 +2,10 @@
 
 use std::sync::OnceLock;
 
+use axum::{Router, http::header, response::IntoResponse, routing::get};
 use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
 
 /// Answered requests; labels `method`, `route` (the pattern, not the address) and `status`.
 pub(crate) const HTTP_REQUESTS: &str = "ds_hub_http_requests_total";
@@ -35,6 +37,22 @@ pub fn install_metrics() {
 pub(crate) fn recorder() -> PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(install).clone()
+}
+
+/// Serves this process's metrics at `/metrics`, for roles that run without a hub, until it is dropped.
+pub async fn serve_metrics(listener: TcpListener) -> std::io::Result<()> {
+    let handle = recorder();
+    let show = move || {
+        let page = page(&handle);
+        async move { page }
+    };
+    axum::serve(listener, Router::new().route("/metrics", get(show))).await
+}
+
+/// The answer of `/metrics`.
+pub(crate) fn page(handle: &PrometheusHandle) -> impl IntoResponse + use<> {
+    handle.run_upkeep();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], handle.render())
 }
 
 fn install() -> PrometheusHandle {

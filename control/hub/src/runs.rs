@@ -5,12 +5,17 @@ use std::collections::HashMap;
 use ds_domain::{
     ProjectId, RunId,
     api::{Event, NewRun, Project, Provenance, Run, RunFile, User},
-    provenance::{RunFacts, Walk},
+    provenance::{Walk, unresolved},
     record::RunRecord,
 };
 use uuid::Uuid;
 
-use crate::{clock::now_ms, core::Core, http::Problem, inputs::Resolver};
+use crate::{
+    clock::now_ms,
+    core::Core,
+    http::Problem,
+    inputs::{ForeignResolver, Resolver},
+};
 
 /// Runs in one request.
 const MAX_RUNS: usize = 1000;
@@ -68,6 +73,7 @@ impl Core {
         }
         let head = self.db.head(project.workspace).await?.commit;
         let mut resolver = Resolver::new(&self.db, project.workspace, head);
+        let mut foreign = ForeignResolver::new(&self.db, Some(user));
         let mut runs = Vec::with_capacity(new.len());
         for new in new {
             let id = new.id.unwrap_or_else(|| RunId(Uuid::new_v4()));
@@ -80,10 +86,12 @@ impl Core {
             for path in &record.inputs {
                 inputs.push(resolver.resolve(path).await?);
             }
+            inputs.extend(foreign.resolve_all(&record.references).await?);
             for path in &record.outputs {
                 outputs.push(RunFile { written_by: None, ..resolver.resolve(path).await? });
             }
-            runs.push(Run { commit: head, ..run_of(record, &origin, inputs, outputs) });
+            let conflicts = unresolved(&inputs);
+            runs.push(Run { commit: head, conflicts, ..run_of(record, &origin, inputs, outputs) });
         }
         let recorded = self.db.record_runs(&runs).await?;
         if !recorded.is_empty() {
@@ -95,7 +103,7 @@ impl Core {
         Ok(self.db.runs(&ids).await?)
     }
 
-    /// Walks back from a run. Runs of projects that `user` may not see end the walk with their id alone.
+    /// Walks back from a run. Runs of projects that `user` may not see end the walk with their ids alone.
     pub(crate) async fn provenance(&self, user: &User, run: RunId) -> Result<Provenance, Problem> {
         let mut walk = Walk::new(run);
         let mut visible = HashMap::new();
@@ -106,8 +114,8 @@ impl Core {
             }
             let mut facts = self.db.run_facts(&questions).await?;
             for fact in &mut facts {
-                if !self.may_see(user, &fact.project, &mut visible).await? {
-                    hide(fact);
+                if !self.may_see(user, fact.project_id, &mut visible).await? {
+                    fact.hide();
                 }
             }
             walk.answer(facts);
@@ -117,26 +125,14 @@ impl Core {
     async fn may_see(
         &self,
         user: &User,
-        project: &str,
-        known: &mut HashMap<String, bool>,
+        project: ProjectId,
+        known: &mut HashMap<ProjectId, bool>,
     ) -> Result<bool, Problem> {
-        if let Some(may) = known.get(project) {
+        if let Some(may) = known.get(&project) {
             return Ok(*may);
         }
-        let may = match self.db.project(user, project).await {
-            Ok(_) => true,
-            Err(ds_db::Error::NotFound { .. }) => false,
-            Err(error) => return Err(error.into()),
-        };
-        known.insert(project.to_owned(), may);
+        let may = self.db.access(user, project).await?.is_some();
+        known.insert(project, may);
         Ok(may)
     }
-}
-
-fn hide(fact: &mut RunFacts) {
-    fact.project = String::new();
-    fact.title = String::new();
-    fact.inputs.clear();
-    fact.outputs.clear();
-    fact.conflicts.clear();
 }

@@ -46,7 +46,7 @@ impl Core {
         }
         self.events.publish(Event::Task { id, project });
         let mut task = self.db.task(id).await?.task;
-        self.fill_runners_online(std::slice::from_mut(&mut task)).await?;
+        self.fill_what_is_now(std::slice::from_mut(&mut task)).await?;
         Ok(task)
     }
 

@@ -213,6 +213,8 @@ fn words(output: &Output) -> String {
 mod tests {
     use std::{fs, path::PathBuf};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     struct Fixture {
@@ -354,5 +356,41 @@ mod tests {
     fn a_password_is_not_repeated() {
         assert_eq!(without_secret("https://me:pw@host/a@b.git"), "https://host/a@b.git");
         assert_eq!(without_secret("git@host:a.git"), "git@host:a.git");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_let_through_cannot_be_an_option_another_protocol_or_a_refspec(
+            url in address(),
+            reference in "[ -~]{0,20}|\\PC{0,10}",
+        ) {
+            if check_url(&url, PROTOCOLS).is_ok() {
+                prop_assert!(!url.starts_with('-') && !url.starts_with('/') && !url.starts_with('.'));
+                prop_assert!(!url.contains("::") || url.contains("://"), "{url}");
+                prop_assert!(!url.contains(|c: char| c.is_control() || c.is_whitespace()));
+                let protocol = url.split_once("://").map_or("ssh", |(protocol, _)| protocol);
+                prop_assert!(["https", "http", "ssh", "git"].contains(&protocol), "{url}");
+                let place = url.split_once("://").map_or(url.as_str(), |(_, place)| place);
+                prop_assert!(!place.starts_with('-'), "{url}");
+            }
+            if check_reference(&reference).is_ok() {
+                prop_assert!(!reference.starts_with('-') && !reference.starts_with('+'));
+                prop_assert!(!reference.contains(':') && !reference.contains(".."));
+            }
+        }
+
+        #[test]
+        fn no_password_is_left(user in "[a-z]{1,5}", secret in "[A-Z0-9:@]{1,8}", rest in "[a-z./@]{0,12}") {
+            let shown = without_secret(&format!("https://{user}:{secret}@host/{rest}"));
+            prop_assert_eq!(shown, format!("https://host/{rest}"));
+        }
+    }
+
+    /// Addresses, good and bad, and what looks a little like one.
+    fn address() -> impl Strategy<Value = String> {
+        let protocol =
+            prop_oneof!["https?://", "ssh://", "git://", "ext::", "file://", "-?", "[a-z]{1,8}:{0,2}/{0,2}"];
+        let host = prop_oneof!["[a-z]{1,5}", "-[a-zA-Z]{1,5}", "[a-z]{0,3}@-?[a-z]{1,5}:?", "\\PC{0,8}"];
+        (protocol, host, "[ -~]{0,12}").prop_map(|(protocol, host, path)| format!("{protocol}{host}{path}"))
     }
 }

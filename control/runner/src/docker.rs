@@ -1,10 +1,12 @@
 //! The Docker daemon of this machine: what a task needs of it, and nothing else.
 //!
 //! A container is named `ds-<task>` and labelled with its task and its runner. Docker's own log of it is the spool from
-//! which logs are sent. See [`container`] for what is in one, [`image`] for where it comes from.
+//! which logs are sent. See [`container`] for what is in one, [`image`] for where it comes from, [`usage`] for
+//! what it used.
 
 pub(crate) mod container;
 pub(crate) mod image;
+mod usage;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,14 +16,15 @@ use bollard::{
     models::ContainerStateStatusEnum as Status,
     query_parameters::{
         CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
-        RemoveContainerOptionsBuilder, StatsOptionsBuilder, StopContainerOptionsBuilder,
-        WaitContainerOptionsBuilder,
+        RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
 use ds_domain::{NodeId, TaskId};
 use futures_util::{Stream, StreamExt};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+pub(crate) use usage::Usage;
 
 use crate::error::{Error, Result};
 
@@ -81,13 +84,6 @@ pub(crate) struct Frame {
 pub(crate) enum Source {
     Stdout,
     Stderr,
-}
-
-/// What a container used, as last seen.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Usage {
-    pub(crate) cpu_seconds: f64,
-    pub(crate) peak_memory_bytes: u64,
 }
 
 impl Docker {
@@ -203,20 +199,6 @@ impl Docker {
             Ok(LogOutput::StdErr { message }) => Ok(Frame { source: Source::Stderr, bytes: message }),
             Ok(other) => Ok(Frame { source: Source::Stdout, bytes: other.into_bytes() }),
             Err(e) => Err(failed("read the container's log", e)),
-        })
-    }
-
-    /// What the container uses, about once a second while it runs; nothing of one that ends before the first second. Its
-    /// control group, which would tell, is gone with its last process.
-    pub(crate) fn usage(&self, task: TaskId) -> impl Stream<Item = Usage> + use<> {
-        let options = StatsOptionsBuilder::default().stream(true).build();
-        self.client.stats(&name(task), Some(options)).filter_map(async |sample| {
-            let sample = sample.ok()?;
-            let cpu_nanos = sample.cpu_stats?.cpu_usage?.total_usage?;
-            let memory = sample.memory_stats?;
-            // Control groups of version 1 keep the peak; for version 2 it is the highest that was seen.
-            let peak_memory_bytes = memory.max_usage.or(memory.usage)?;
-            Some(Usage { cpu_seconds: cpu_nanos as f64 / 1e9, peak_memory_bytes })
         })
     }
 

@@ -194,18 +194,9 @@ impl Journal {
     }
 
     fn read(dir: PathBuf) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Version {
-            version: u32,
-        }
         let path = dir.join(JOURNAL);
         let bytes = fs::read(&path).map_err(file("read", &path))?;
-        let invalid = |reason: String| Error::Journal { path: path.clone(), reason };
-        let Version { version } = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
-        if version != VERSION {
-            return Err(invalid(format!("it has version {version}, this is version {VERSION}")));
-        }
-        let entry = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
+        let entry = parse(&bytes).map_err(|reason| Error::Journal { path, reason })?;
         Ok(Self { dir, entry })
     }
 
@@ -213,6 +204,20 @@ impl Journal {
         let bytes = serde_json::to_vec_pretty(&self.entry).expect("an entry has only string keys");
         replace(self.dir.join(JOURNAL), bytes).await
     }
+}
+
+/// Reads the content of a `journal.json`; the error says what is wrong with it.
+fn parse(bytes: &[u8]) -> std::result::Result<Entry, String> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    // Before the rest, which another version may have otherwise.
+    let Version { version } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if version != VERSION {
+        return Err(format!("it has version {version}, this is version {VERSION}"));
+    }
+    serde_json::from_slice(bytes).map_err(|e| e.to_string())
 }
 
 /// Replaces a file: after a crash it has the old content or the new one, whole.
@@ -252,6 +257,8 @@ fn file(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::spec::tests::start;
 
@@ -312,5 +319,31 @@ mod tests {
         fs::remove_dir_all(&journal.dir).unwrap();
         journal.update(|entry| entry.stage = Stage::Running).await.unwrap_err();
         assert_eq!(journal.entry().stage, Stage::Preparing);
+    }
+
+    /// A journal as it lies on disk.
+    fn written() -> Vec<u8> {
+        let (version, spec, image_digest) = (VERSION, spec(), "sha256:0".into());
+        let entry =
+            Entry { version, spec, stage: Stage::Running, stop: None, image_digest, git_commit: None };
+        serde_json::to_vec_pretty(&entry).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_that_are_no_journal_are_refused_in_words(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(!parse(&bytes).unwrap_err().is_empty());
+        }
+
+        #[test]
+        fn a_journal_that_was_cut_or_damaged_is_refused_or_whole(cut in any::<prop::sample::Index>(), byte: u8) {
+            let whole = written();
+            let at = cut.index(whole.len());
+            prop_assert!(!parse(&whole[..at]).unwrap_err().is_empty());
+            // Another byte may still be a journal, of another command say; never a panic.
+            let mut damaged = whole.clone();
+            damaged[at] = byte;
+            let _ = parse(&damaged);
+        }
     }
 }

@@ -18,6 +18,7 @@ mod hub;
 mod journal;
 mod logs;
 mod machine;
+mod metrics;
 mod node;
 mod register;
 mod runner;

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, Result},
     hub::Hub,
     journal::Journals,
-    machine,
+    machine, metrics,
     node::{Node, Turns},
     register,
     session::Session,
@@ -52,6 +52,7 @@ impl Runner {
     /// Registers if need be, opens pool and Docker, and goes on with the tasks of an earlier process. Each of these that
     /// fails says what to do.
     pub async fn build(config: RunnerConfig) -> Result<Self> {
+        metrics::describe();
         let registered = register::identity(&config.state_dir, config.token.as_deref()).await?;
         let id = registered.identity.peer().node;
         let journals = Journals::open(&config.state_dir)?;

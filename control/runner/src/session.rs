@@ -22,6 +22,7 @@ use crate::{
     clock::now_ms,
     error::{Result, explain},
     hub::SessionNumber,
+    metrics,
     register::{self, Registered},
     tasks::Tasks,
 };
@@ -61,6 +62,7 @@ impl Session {
                 end = self.once(&mut welcomed) => end,
                 () = shutdown.cancelled() => return,
             };
+            metrics::connected(false);
             if welcomed {
                 backoff = Backoff::default();
             }
@@ -114,6 +116,7 @@ impl Session {
             Err(status) => return ended(&status),
         };
         *welcomed = true;
+        metrics::connected(true);
         opened.announce();
         tracing::info!(hub = self.registered.hub.address, "connected to the hub");
         self.talk(incoming, heartbeat, opened.number).await

@@ -16,7 +16,8 @@ mod supervise;
 use std::{sync::Arc, time::Duration};
 
 use ds_domain::TaskId;
-use ds_proto::v1::{self, TaskPhase, from_runner::Message};
+use ds_proto::v1::{self, TaskPhase, TransferAmount, from_runner::Message};
+use ds_transfer::Progress;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,9 @@ use crate::{
     backoff::Backoff,
     clock::now_ms,
     error::{Result, explain},
+    hub::Hub,
     journal::{Entry, Journal, Stage},
+    metrics,
     node::Node,
 };
 
@@ -63,6 +66,8 @@ pub(crate) struct Signals {
 pub(crate) struct Status {
     pub(crate) phase: TaskPhase,
     detail: String,
+    /// How far that is, while bytes move for it.
+    amount: Option<TransferAmount>,
     at_ms: i64,
 }
 
@@ -75,7 +80,7 @@ impl Status {
             Stage::Committing => TaskPhase::Committing,
             Stage::Finished => TaskPhase::Finished,
         };
-        Self { phase, detail: String::new(), at_ms: now_ms() }
+        Self { phase, detail: String::new(), amount: None, at_ms: now_ms() }
     }
 }
 
@@ -92,7 +97,7 @@ impl Task {
     /// Works until the hub has the result, or does not want it, and nothing of the task is left here.
     pub(crate) async fn run(mut self) {
         let Signals { forget, mut finish_acked, .. } = self.signals.clone();
-        let reporter = report(self.id(), Arc::clone(&self.node), self.status.subscribe());
+        let reporter = report(self.id(), Arc::clone(&self.node.hub), self.status.subscribe());
         let advanced = tokio::select! {
             () = self.work() => unreachable!("work ends only by what follows"),
             () = reporter => unreachable!("it lives as long as the status"),
@@ -177,7 +182,9 @@ impl Task {
     async fn end(&mut self, result: v1::TaskFinished) -> Result<()> {
         let stage = if self.journal.has_manifest() { Stage::Committing } else { Stage::Finished };
         self.journal.write_result(&result).await?;
-        self.advance_to(stage).await
+        self.advance_to(stage).await?;
+        metrics::ended(result.outcome());
+        Ok(())
     }
 
     async fn advance_to(&mut self, stage: Stage) -> Result<()> {
@@ -210,30 +217,42 @@ impl Task {
 
     /// Says what is being done.
     fn tell(&self, phase: TaskPhase, detail: impl Into<String>) {
-        tell(&self.status, phase, detail.into());
+        tell(&self.status, phase, detail.into(), None);
+    }
+
+    /// Says how far a transfer is. What is done stays the same text, which the hub writes down once.
+    fn tell_transfer(&self, phase: TaskPhase, detail: &str, progress: Progress) {
+        tell(&self.status, phase, detail.to_owned(), Some(amount(progress)));
     }
 
     /// Says what went wrong and is tried again.
     fn trouble(&self, reason: &str) {
         tracing::warn!(task.id = %self.id(), "trying again: {reason}");
+        metrics::retried();
         let phase = self.status.borrow().phase;
         self.tell(phase, format!("trying again: {reason}"));
     }
 }
 
-fn tell(status: &watch::Sender<Status>, phase: TaskPhase, detail: String) {
-    status.send_replace(Status { phase, detail, at_ms: now_ms() });
+fn tell(status: &watch::Sender<Status>, phase: TaskPhase, detail: String, amount: Option<TransferAmount>) {
+    status.send_replace(Status { phase, detail, amount, at_ms: now_ms() });
+}
+
+fn amount(Progress { bytes: done_bytes, estimate }: Progress) -> TransferAmount {
+    // An estimate may be a few per cent short.
+    TransferAmount { done_bytes, total_bytes: estimate.map(|estimate| estimate.max(done_bytes)) }
 }
 
 /// Sends the newest status whenever it or the connection is another one. Never ends.
-async fn report(task: TaskId, node: Arc<Node>, mut status: watch::Receiver<Status>) {
-    let mut connections = node.hub.connections();
+async fn report(task: TaskId, hub: Arc<Hub>, mut status: watch::Receiver<Status>) {
+    let mut connections = hub.connections();
     loop {
         let connection = connections.borrow_and_update().clone();
-        let Status { phase, detail, at_ms } = status.borrow_and_update().clone();
+        let Status { phase, detail, amount, at_ms } = status.borrow_and_update().clone();
         // A finished task reports itself with its result.
         if let Some(connection) = connection.filter(|_| phase != TaskPhase::Finished) {
-            let progress = v1::TaskProgress { task_id: task.to_bytes(), phase: phase.into(), detail, at_ms };
+            let (task_id, phase) = (task.to_bytes(), phase.into());
+            let progress = v1::TaskProgress { task_id, phase, detail, at_ms, amount };
             // A connection that closed meanwhile is followed by another one.
             let _ = connection.send(Message::Progress(progress)).await;
         }
@@ -248,5 +267,45 @@ async fn report(task: TaskId, node: Arc<Node>, mut status: watch::Receiver<Statu
             // The task is being dropped.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn an_amount_never_exceeds_its_estimate() {
+        let progress = Progress { bytes: 5, estimate: Some(4) };
+        assert_eq!(amount(progress), TransferAmount { done_bytes: 5, total_bytes: Some(5) });
+        assert_eq!(amount(Progress { bytes: 5, estimate: None }).total_bytes, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_ticks_a_few_a_second_are_sent_and_the_newest_always() {
+        let hub = Arc::new(Hub::new("hub:1"));
+        let (opened, mut sent) = hub.open();
+        opened.announce();
+        let status = watch::Sender::new(Status::of(Stage::Preparing));
+        let ticks = async {
+            for bytes in 1..=1000 {
+                let amount = amount(Progress { bytes, estimate: None });
+                tell(&status, TaskPhase::Syncing, "receiving".into(), Some(amount));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(PROGRESS_INTERVAL).await;
+        };
+        tokio::select! {
+            () = ticks => {}
+            () = report(TaskId(Uuid::nil()), Arc::clone(&hub), status.subscribe()) => unreachable!("it has no end"),
+        }
+        let mut amounts = Vec::new();
+        while let Ok(v1::FromRunner { message: Some(Message::Progress(progress)) }) = sent.try_recv() {
+            amounts.extend(progress.amount.map(|amount| amount.done_bytes));
+        }
+        assert!(amounts.len() <= 7, "{amounts:?}");
+        assert_eq!(amounts.last(), Some(&1000));
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     error::{Result, explain},
     hub::{Hub, SessionNumber},
     journal::Journal,
+    metrics,
     node::Node,
     spec::Spec,
     task::{Signals, Status, Task},
@@ -193,7 +194,10 @@ impl Tasks {
             status: status.subscribe(),
             again: None,
         };
-        self.handles().insert(id, handle);
+        let mut handles = self.handles();
+        handles.insert(id, handle);
+        metrics::tasks(handles.len());
+        drop(handles);
         let task = Task::new(Arc::clone(&self.node), journal, signals, status);
         let tasks = Arc::clone(self);
         self.running.spawn(async move {
@@ -207,12 +211,19 @@ impl Tasks {
 
     /// Says so to the hub, or starts the task again if the hub asked for that meanwhile.
     async fn released(self: &Arc<Self>, task: TaskId) {
-        let again = self.handles().remove(&task).and_then(|handle| handle.again);
+        let again = self.take_out(task).and_then(|handle| handle.again);
         match again {
             Some(start) => self.start(start).await,
             // A hub that is away finds the task missing in the next `Hello`.
             None => self.hub().offer(Message::Released(v1::TaskReleased { task_id: task.to_bytes() })),
         }
+    }
+
+    fn take_out(&self, task: TaskId) -> Option<Handle> {
+        let mut handles = self.handles();
+        let handle = handles.remove(&task);
+        metrics::tasks(handles.len());
+        handle
     }
 
     fn tell(&self, task: TaskId, tell: impl FnOnce(&mut Handle)) -> bool {

@@ -659,11 +659,22 @@ pub struct TaskProgress {
     pub task_id: ::prost::alloc::vec::Vec<u8>,
     #[prost(enumeration = "TaskPhase", tag = "2")]
     pub phase: i32,
-    /// one line for people: "pulling 40 of 120 MB"
+    /// one line for people: "receiving the workspace"
     #[prost(string, tag = "3")]
     pub detail: ::prost::alloc::string::String,
     #[prost(int64, tag = "4")]
     pub at_ms: i64,
+    /// how far that is, where it moves bytes; told at most five times a second
+    #[prost(message, optional, tag = "5")]
+    pub amount: ::core::option::Option<TransferAmount>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferAmount {
+    #[prost(uint64, tag = "1")]
+    pub done_bytes: u64,
+    /// an estimate, absent if unknown
+    #[prost(uint64, optional, tag = "2")]
+    pub total_bytes: ::core::option::Option<u64>,
 }
 /// A piece of the task's log at its byte offset; stdout and stderr as the container wrote them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -722,10 +733,11 @@ pub struct TaskFinished {
     /// absent if there is no snapshot
     #[prost(message, optional, tag = "14")]
     pub receipt: ::core::option::Option<SignedReceipt>,
-    #[prost(double, tag = "15")]
-    pub cpu_seconds: f64,
-    #[prost(uint64, tag = "16")]
-    pub peak_memory_bytes: u64,
+    /// absent if the container was over before it could be measured
+    #[prost(double, optional, tag = "15")]
+    pub cpu_seconds: ::core::option::Option<f64>,
+    #[prost(uint64, optional, tag = "16")]
+    pub peak_memory_bytes: ::core::option::Option<u64>,
 }
 /// One run record as it stood in the output, not interpreted by the runner.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -8,6 +8,7 @@ use crate::{
     args::ProjectChoice,
     context::Context,
     output::{Table, text},
+    prompt,
 };
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,8 @@ pub(crate) enum ProjectCommand {
     /// Show a project.
     #[command(after_help = "Example:\n  ds project show digits")]
     Show(ProjectChoice),
+    /// Delete a project with its runs, commits and files, for good.
+    Rm(RemoveArgs),
     /// Who may do what in a project.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -33,6 +36,20 @@ pub(crate) struct CreateArgs {
     /// One line for people.
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ds project rm digits             asks for the name again
+  ds project rm digits --yes
+
+Refused while tasks of the project are not over. The store drops the files within half an hour.")]
+pub(crate) struct RemoveArgs {
+    /// Project, by name or id.
+    project: String,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,6 +100,7 @@ pub(crate) async fn run(context: &Context, command: ProjectCommand) -> Result<()
         ProjectCommand::Create(args) => create(context, args).await,
         ProjectCommand::Ls => list(context).await,
         ProjectCommand::Show(choice) => show(context, &choice).await,
+        ProjectCommand::Rm(args) => remove(context, &args).await,
         ProjectCommand::Member(command) => member(context, command).await,
     }
 }
@@ -136,6 +154,18 @@ async fn show(context: &Context, choice: &ProjectChoice) -> Result<()> {
         ("your access", project.access.as_str().into()),
         ("created", text::moment(project.created_ms)),
     ])
+}
+
+async fn remove(context: &Context, args: &RemoveArgs) -> Result<()> {
+    let project: Project = context.client.get(&["projects", &args.project]).json().await?;
+    if !args.yes {
+        let runs = text::count(project.runs, "run");
+        let what = format!("This deletes {} with {runs}, all commits and all files.", project.name);
+        prompt::confirm(&what, &project.name).await?;
+    }
+    context.client.delete(&["projects", &project.id.to_string()]).done().await?;
+    context.out.note(format_args!("the project {} is deleted", project.name));
+    Ok(())
 }
 
 async fn member(context: &Context, command: MemberCommand) -> Result<()> {

@@ -20,6 +20,7 @@ use crate::{
 mod attach;
 mod report;
 mod upload;
+mod watch;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:

@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use ds_domain::api::{Comparison, Page, Provenance, Run, RunFile};
+use ds_domain::{
+    CommitId,
+    api::{Comparison, Page, Provenance, Run, RunFile, Task},
+    record::FileReference,
+};
 
 use crate::{
     args::ProjectChoice,
@@ -132,14 +136,24 @@ async fn show(context: &Context, id: &str) -> Result<()> {
     if context.out.json {
         return context.out.print_json(&run);
     }
-    print_fields(context, &run)?;
+    let command = match run.task {
+        Some(id) => {
+            let task: Task = context.client.get(&["tasks", &id.to_string()]).json().await?;
+            text::command(&task.spec.command)
+        }
+        None => String::new(),
+    };
+    print_fields(context, &run, command)?;
     for (heading, map) in
         [("parameters", &run.parameters), ("metrics", &run.metrics), ("labels", &run.labels)]
     {
         print_map(context, heading, map)?;
     }
-    for (heading, files) in [("inputs", &run.inputs), ("outputs", &run.outputs)] {
-        print_files(context, heading, files)?;
+    // A derived run has no outputs but those that changed.
+    let gone = if run.authority == "derived" { "removed" } else { "in no commit" };
+    for (heading, files, absent) in [("inputs", &run.inputs, "in no commit"), ("outputs", &run.outputs, gone)]
+    {
+        print_files(context, heading, files, absent)?;
     }
     if !run.conflicts.is_empty() {
         context.out.print_heading("conflicts")?;
@@ -150,7 +164,7 @@ async fn show(context: &Context, id: &str) -> Result<()> {
     Ok(())
 }
 
-fn print_fields(context: &Context, run: &Run) -> Result<()> {
+fn print_fields(context: &Context, run: &Run, command: String) -> Result<()> {
     let optional = |value: &Option<String>| value.clone().unwrap_or_default();
     context.out.print_fields(&[
         ("run", run.id.to_string()),
@@ -164,6 +178,7 @@ fn print_fields(context: &Context, run: &Run) -> Result<()> {
         ("start", optional(&run.start)),
         ("end", optional(&run.end)),
         ("task", run.task.map(|id| id.to_string()).unwrap_or_default()),
+        ("command", command),
         ("commit", run.commit.to_string()),
         ("branch", optional(&run.branch)),
     ])
@@ -178,16 +193,53 @@ fn print_map(context: &Context, heading: &str, map: &BTreeMap<String, String>) -
     context.out.print_fields(&fields)
 }
 
-fn print_files(context: &Context, heading: &str, files: &[RunFile]) -> Result<()> {
+/// `absent` is what it means that no commit has a file.
+fn print_files(context: &Context, heading: &str, files: &[RunFile], absent: &str) -> Result<()> {
     if files.is_empty() {
         return Ok(());
     }
     context.out.print_heading(heading)?;
     for file in files {
-        let at = file.commit.map_or_else(|| " (in no commit)".into(), |id| format!(" @ {}", text::short(id)));
-        let by =
-            file.written_by.map(|id| format!(", written by run {}", text::short(id))).unwrap_or_default();
-        context.out.print(format_args!("{}{at}{by}", text::plain(&file.path)))?;
+        context.out.print(text::plain(&file_line(file, absent)))?;
     }
     Ok(())
+}
+
+fn file_line(file: &RunFile, absent: &str) -> String {
+    let by = file.written_by.map(|id| format!(", written by run {}", text::short(id))).unwrap_or_default();
+    let name = match (FileReference::parse(&file.path), file.commit) {
+        (Ok(reference), Some(commit)) => foreign_name(&reference.project, &reference.path, commit),
+        (Ok(_), None) => format!("{} (not found)", file.path),
+        (Err(_), Some(commit)) => format!("{} @ {}", file.path, text::short(commit)),
+        (Err(_), None) => format!("{} ({absent})", file.path),
+    };
+    format!("{name}{by}")
+}
+
+/// A file of another project: `project:path@commit`.
+fn foreign_name(project: &str, path: &str, commit: CommitId) -> String {
+    format!("{project}:{path}@{}", text::short(commit))
+}
+
+#[cfg(test)]
+mod tests {
+    use ds_domain::RunId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_with_its_version_its_project_and_its_writer() {
+        let (commit, run) = (CommitId(Uuid::from_u128(0x12 << 96)), RunId(Uuid::from_u128(0x34 << 96)));
+        for (path, commit, written_by, expected) in [
+            ("a.csv", Some(commit), None, "a.csv @ 00000012"),
+            ("a.csv", Some(commit), Some(run), "a.csv @ 00000012, written by run 00000034"),
+            ("a.csv", None, None, "a.csv (removed)"),
+            ("ds://q/a%40b.csv", Some(commit), Some(run), "q:a@b.csv@00000012, written by run 00000034"),
+            ("ds://q/a.csv@1a2b", None, None, "ds://q/a.csv@1a2b (not found)"),
+        ] {
+            let file = RunFile { path: path.into(), commit, written_by };
+            assert_eq!(file_line(&file, "removed"), expected);
+        }
+    }
 }

@@ -102,6 +102,7 @@ async fn show(context: &Context, id: &str) -> Result<()> {
         ("project", task.project_name.clone()),
         ("state", status(&task)),
         ("detail", task.detail.clone()),
+        ("progress", task.progress.map(text::progress).unwrap_or_default()),
         ("error", task.error.clone()),
         ("exit code", task.exit_code.map(|code| code.to_string()).unwrap_or_default()),
         ("runner", task.runner.as_ref().map(|name| format!("{name}{offline}")).unwrap_or_default()),

@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use ds_domain::api::ChangeKind;
+use ds_domain::api::{ChangeKind, Progress};
 use time::{OffsetDateTime, macros::format_description};
 
 /// The first 8 characters of an id: enough to name it to a person, and to the hub.
@@ -74,6 +74,15 @@ pub(crate) fn size(bytes: u64) -> String {
         (value, unit) = (value / 1024.0, next);
     }
     if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// How far a transfer is: `40.0 MiB of 120.0 MiB`, or as much of it as is known.
+pub(crate) fn progress(progress: Progress) -> String {
+    let done = size(progress.done_bytes);
+    match progress.total_bytes {
+        Some(total) => format!("{done} of {}", size(total)),
+        None => done,
+    }
 }
 
 /// `1 run`, `2 runs`.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 use clap::Args;
-use ds_hub::{Hub, HubConfig, HubState, StoreTarget};
+use ds_hub::{Hub, HubConfig, HubState, StoreTarget, Unknown};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +45,10 @@ pub(crate) struct HubArgs {
     /// The image of tasks that name none.
     #[arg(long, value_name = "IMAGE", default_value = "dotstream/task:latest")]
     default_image: String,
+    /// Drop nothing at the store that the database does not know; the log names it. For a database that was restored and may
+    /// be older than the store.
+    #[arg(long)]
+    no_collect: bool,
     /// Run no store in this process; `ds store` runs apart.
     #[arg(long, requires = "store", conflicts_with = "dataset")]
     no_store: bool,
@@ -100,6 +104,7 @@ fn serve(args: &HubArgs, target: StoreTarget, globals: Globals, stop: &Cancellat
         advertise: args.advertise.clone(),
         store: target,
         default_image: args.default_image.clone(),
+        unknown: if args.no_collect { Unknown::Keep } else { Unknown::Drop },
     };
     runtime("hub")?.block_on(until_stopped(stop, async {
         let hub = Hub::build(config).await?;

@@ -5,7 +5,7 @@ use clap::Args;
 use ds_runner::{Runner, RunnerConfig};
 use tokio_util::sync::CancellationToken;
 
-use super::{StateDir, runtime, start_log, until_stopped};
+use super::{Metrics, StateDir, runtime, start_log, until_stopped, with_metrics};
 use crate::args::values;
 
 #[derive(Debug, Args)]
@@ -32,6 +32,8 @@ pub(crate) struct RunnerArgs {
     #[arg(long, value_name = "ADDRESS")]
     docker_host: Option<String>,
     #[command(flatten)]
+    metrics: Metrics,
+    #[command(flatten)]
     state: StateDir,
 }
 
@@ -48,8 +50,10 @@ pub(crate) fn run(args: RunnerArgs) -> Result<()> {
         docker_host: args.docker_host,
     };
     let stop = CancellationToken::new();
-    runtime("runner")?.block_on(until_stopped(&stop, async {
+    args.metrics.install();
+    let work = async {
         let runner = Runner::build(config).await?;
         Ok(runner.run(stop.clone()).await?)
-    }))
+    };
+    runtime("runner")?.block_on(until_stopped(&stop, with_metrics(args.metrics, work)))
 }

@@ -18,7 +18,7 @@ use ds_transfer::{Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{StateDir, runtime, start_log, until_stopped};
+use super::{Metrics, StateDir, runtime, start_log, until_stopped, with_metrics};
 
 /// Where a store listens that is not told.
 pub(super) const LISTEN: &str = "0.0.0.0:7602";
@@ -38,6 +38,8 @@ pub(crate) struct StoreArgs {
     #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: SocketAddr,
     #[command(flatten)]
+    metrics: Metrics,
+    #[command(flatten)]
     state: StateDir,
 }
 
@@ -46,12 +48,14 @@ pub(crate) fn run(args: StoreArgs) -> Result<()> {
     let folder = args.state.of("store")?;
     let config = Keys::open(&folder)?.config(folder, args.listen, args.dataset);
     let stop = CancellationToken::new();
-    runtime("store")?.block_on(until_stopped(&stop, async {
+    args.metrics.install();
+    let work = async {
         let store = Store::build(config).await?;
         tracing::info!(store = %store.local_addr()?, "the store serves");
         store.run(stop.clone()).await;
         Ok(())
-    }))
+    };
+    runtime("store")?.block_on(until_stopped(&stop, with_metrics(args.metrics, work)))
 }
 
 /// What a store has from its hub: a certificate, and what verifies tickets.

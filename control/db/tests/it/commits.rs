@@ -1,9 +1,17 @@
 //! Commits and walks along them.
 
 use ds_db::{Error, PathChange};
-use ds_domain::api::ChangeKind::{Added, Modified, Removed};
+use ds_domain::{
+    CommitId,
+    api::{
+        ChangeKind::{Added, Modified, Removed},
+        RunFile,
+    },
+    provenance::ReadFile,
+};
+use uuid::Uuid;
 
-use crate::place::{Place, change};
+use crate::place::{Place, change, project};
 
 pub(crate) async fn an_upload_moves_the_head_or_is_refused(place: Place) {
     let world = place.world().await;
@@ -76,4 +84,38 @@ pub(crate) async fn what_differs_between_two_commits(place: Place) {
     let back = named(&[("a", Modified), ("b", Added), ("c", Removed), ("gone", Added)]);
     assert_eq!(differ(four.id, one.id).await, back);
     assert_eq!(differ(two.id, two.id).await, []);
+}
+
+pub(crate) async fn facts_name_the_files_of_other_projects(place: Place) {
+    let world = place.world().await;
+    let db = &world.db;
+    let other = project(&world.user, "prices");
+    db.create_project(&other).await.unwrap();
+    let start = &other.commit.to_string()[..8];
+    assert_eq!(db.commit_of(other.workspace, start).await.unwrap(), Some(other.commit));
+    assert_eq!(db.commit_of(world.volume, start).await.unwrap(), None, "it is another volume's");
+    assert_eq!(db.commit_of(other.workspace, "no id").await.unwrap(), None);
+
+    let mut run = world.run(world.first, None);
+    let input = |path: &str, commit| RunFile { path: path.into(), commit, written_by: None };
+    let gone = CommitId(Uuid::new_v4());
+    run.inputs = vec![
+        input("own.csv", Some(world.first)),
+        input("ds://prices/50%25.csv", Some(other.commit)),
+        input("ds://prices/missing", None),
+        input("ds://removed/a", Some(gone)),
+    ];
+    db.record_runs(std::slice::from_ref(&run)).await.unwrap();
+    let facts = db.run_facts(&[run.id]).await.unwrap();
+    let read = |file: &ReadFile| (file.project.clone(), file.volume, file.path.clone(), file.commit);
+    let file = |project: &str, volume, path: &str, commit| (project.into(), volume, path.into(), commit);
+    assert_eq!(
+        facts[0].inputs.iter().map(read).collect::<Vec<_>>(),
+        [
+            file("digits", world.volume, "own.csv", Some(world.first)),
+            file("prices", other.workspace, "50%.csv", Some(other.commit)),
+            file("digits", world.volume, "ds://prices/missing", None),
+            file("digits", world.volume, "ds://removed/a", Some(gone)),
+        ]
+    );
 }

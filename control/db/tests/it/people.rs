@@ -4,7 +4,7 @@ use ds_db::{Error, TokenHash};
 use ds_domain::api::{Access, ApiKey, User};
 use uuid::Uuid;
 
-use crate::place::{Place, project, user};
+use crate::place::{Place, metadata, project, user};
 
 pub(crate) async fn users_sessions_and_keys(place: Place) {
     let db = place.open().await;
@@ -70,6 +70,61 @@ pub(crate) async fn projects_and_members(place: Place) {
     db.create_project(&other).await.unwrap();
     assert_eq!(db.project_rows().await.unwrap().len(), 2);
     assert_eq!(db.project_row(other.id).await.unwrap().head_snapshot, other.snapshot);
+}
+
+pub(crate) async fn a_removed_user_leaves_what_they_made(place: Place) {
+    let world = place.world().await;
+    let db = &world.db;
+    let (ada, root) = (&world.user, User { admin: true, ..user("root") });
+    db.create_user(&root, "hash").await.unwrap();
+    let task = world.task();
+    db.create_task(&task).await.unwrap();
+    let (session, key) = (TokenHash([1; 32]), TokenHash([2; 32]));
+    db.create_session(session, ada.id, 1, 100).await.unwrap();
+    let named = ApiKey { id: Uuid::new_v4(), name: "ci".into(), created_ms: 1, used_ms: None };
+    db.create_key(ada.id, &named, key).await.unwrap();
+
+    let last = db.remove_user(root.id, ada.id, 5).await.unwrap_err();
+    assert!(matches!(&last, Error::Conflict(words) if words.contains("last admin")), "{last:?}");
+    assert!(db.credentials("root").await.unwrap().is_some(), "nothing of it was done");
+    assert_eq!(db.remove_user(ada.id, root.id, 5).await.unwrap(), ["digits"]);
+    assert!(matches!(db.remove_user(ada.id, root.id, 5).await, Err(Error::NotFound { what: "user", .. })));
+
+    assert!(db.credentials("ada").await.unwrap().is_none());
+    assert!(db.user(ada.id).await.is_err() && db.set_password(ada.id, "other").await.is_err());
+    assert_eq!(db.session_user(session, 1).await.unwrap(), None);
+    assert_eq!(db.key_user(key, 1).await.unwrap(), None);
+    assert_eq!(db.users().await.unwrap(), std::slice::from_ref(&root));
+    assert_eq!(db.members(world.project).await.unwrap()[0].username, "root");
+    assert_eq!(db.task(task.id).await.unwrap().task.author, "ada");
+    let again = db.create_user(&user("ada"), "hash").await.unwrap_err();
+    assert!(matches!(&again, Error::Conflict(words) if words.contains("was")), "{again:?}");
+}
+
+pub(crate) async fn a_deleted_project_leaves_nothing_and_frees_its_name(place: Place) {
+    let world = place.world().await;
+    let db = &world.db;
+    let kept = project(&world.user, "kept");
+    db.create_project(&kept).await.unwrap();
+    let task = world.started().await;
+    let open = db.delete_project(world.project).await.unwrap_err();
+    let short = &task.id.to_string()[..8];
+    assert!(matches!(&open, Error::Conflict(words) if words.contains(short)), "{open:?}");
+    db.append_log(task.id, 0, b"one\n").await.unwrap();
+    let finish = world.finish(&task).await;
+    let done = db.finish_task(&finish, metadata).await.unwrap();
+    // A second commit, so that one points at the other.
+    let next = world.started().await;
+    db.finish_task(&world.finish(&next).await, metadata).await.unwrap();
+
+    db.delete_project(world.project).await.unwrap();
+    assert!(matches!(db.delete_project(world.project).await, Err(Error::NotFound { what: "project", .. })));
+    assert!(matches!(db.task(task.id).await, Err(Error::NotFound { .. })));
+    assert!(matches!(db.run(done.runs[0].id).await, Err(Error::NotFound { .. })));
+    assert!(matches!(db.commit(done.commit.unwrap()).await, Err(Error::NotFound { .. })));
+    assert!(db.read_log(task.id, 0, 100).await.unwrap().is_empty());
+    assert_eq!(db.project_rows().await.unwrap().len(), 1, "the volume is unknown, and others are not");
+    db.create_project(&project(&world.user, "digits")).await.unwrap();
 }
 
 pub(crate) async fn settings_survive_a_restart(place: Place) {

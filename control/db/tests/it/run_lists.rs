@@ -124,7 +124,10 @@ pub(crate) async fn a_page_out_of_many(place: Place) {
                 let n = batch * 1000 + n;
                 // Each number once, in an order unlike that of recording.
                 let accuracy = (n * 7919) % MANY;
-                let metrics = BTreeMap::from([("accuracy".to_owned(), accuracy.to_string())]);
+                let metrics = BTreeMap::from([
+                    ("accuracy".to_owned(), accuracy.to_string()),
+                    ("loss".to_owned(), (MANY - accuracy).to_string()),
+                ]);
                 let labels = BTreeMap::from([(
                     "team".to_owned(),
                     if n % 100 == 0 { "rare" } else { "usual" }.to_owned(),
@@ -144,6 +147,14 @@ pub(crate) async fn a_page_out_of_many(place: Place) {
     assert_eq!(numbers(&[]).await, [5999, 5998, 5997]);
     let below = filter(Kind::Metric, "accuracy", Op::Less, "3000");
     assert_eq!(numbers(std::slice::from_ref(&below)).await, [2999, 2998, 2997]);
+    // Met by nearly half of the runs, none of them near the start of the order.
+    let far = filter(Kind::Metric, "loss", Op::Greater, "3500");
+    assert_eq!(numbers(std::slice::from_ref(&far)).await, [2499, 2498, 2497]);
+    let usual = filter(Kind::Label, "team", Op::Equal, "usual");
+    let both = numbers(&[far.clone(), usual]).await;
+    assert!(both.is_sorted_by(|a, b| a > b) && both.iter().all(|accuracy| (2400..2500).contains(accuracy)));
+    let pages = RunQuery { filters: vec![far], ..query(metric("accuracy"), true, 999) };
+    assert_eq!(all(&world, pages).await.len(), 2500);
     let rare = filter(Kind::Label, "team", Op::Equal, "rare");
     let multiples: Vec<usize> =
         (0..MANY / 100).map(|n| (n * 100 * 7919) % MANY).filter(|n| *n < 3000).collect();

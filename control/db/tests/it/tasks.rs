@@ -2,8 +2,8 @@
 
 use ds_db::{Cancelled, Error, Noted, TaskEnd};
 use ds_domain::{
-    RunId, TaskId,
-    api::ChangeKind,
+    CommitId, RunId, TaskId,
+    api::{ChangeKind, Run},
     task::{Outcome, Phase, State},
 };
 use uuid::Uuid;
@@ -183,6 +183,30 @@ pub(crate) async fn of_many_at_once_each_result_is_recorded_once(place: Place) {
     let advanced = answers.iter().find(|answer| answer.advanced).unwrap();
     assert_eq!(Some(world.db.head(world.volume).await.unwrap().commit), advanced.commit);
     assert_eq!(world.db.project(&world.user, "digits").await.unwrap().runs, 6);
+}
+
+pub(crate) async fn of_calls_at_once_each_gets_its_own_answer(place: Place) {
+    let world = place.world().await;
+    let mut runs: Vec<Run> = (0..24).map(|_| world.run(world.first, None)).collect();
+    // Refused by the database, which undoes what was written with it.
+    runs[7].commit = CommitId(Uuid::new_v4());
+    // Handed in by three callers.
+    runs[9].id = runs[8].id;
+    runs[10].id = runs[8].id;
+    let mut calls = tokio::task::JoinSet::new();
+    for (n, run) in runs.iter().cloned().enumerate() {
+        let db = world.db.clone();
+        calls.spawn(async move { (n, db.record_runs(&[run]).await) });
+    }
+    let mut recorded = 0;
+    while let Some(answer) = calls.join_next().await {
+        match answer.unwrap() {
+            (7, answer) => assert!(answer.is_err()),
+            (_, answer) => recorded += answer.unwrap().len(),
+        }
+    }
+    assert_eq!(recorded, 21);
+    assert_eq!(world.db.project(&world.user, "digits").await.unwrap().runs, 21);
 }
 
 pub(crate) async fn a_run_that_is_known_keeps_its_first_record(place: Place) {

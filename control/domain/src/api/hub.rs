@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::Progress;
 use crate::{CommitId, ProjectId, RunnerId, TaskId};
 
 /// `GET /api/v1/hub`; needs no login.
@@ -29,6 +30,15 @@ pub enum Event {
         id: TaskId,
         /// Whose.
         project: ProjectId,
+    },
+    /// Bytes moved for a task. Nothing else of it changed: there is nothing to fetch.
+    Progress {
+        /// Which task.
+        id: TaskId,
+        /// Whose.
+        project: ProjectId,
+        /// How far it is.
+        progress: Progress,
     },
     /// New log bytes of a task.
     Log {

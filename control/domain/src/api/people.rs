@@ -62,6 +62,32 @@ pub struct CreatedUser {
     pub password: Option<String>,
 }
 
+/// `PUT /api/v1/users/{username}/password` (the user, or an admin). All sessions of the user end.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct ChangePassword {
+    /// The password as it is, which whoever changes their own has to know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// At least 8 characters. Absent: the hub makes one and returns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// Answer to [`ChangePassword`].
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ChangedPassword {
+    /// Present if the hub made it; not shown again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+/// Answer to `DELETE /api/v1/users/{username}` (admins).
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RemovedUser {
+    /// Names of the projects that had no other owner: they are the removing admin's now.
+    pub inherited: Vec<String>,
+}
+
 /// `POST /api/v1/keys`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreateKey {

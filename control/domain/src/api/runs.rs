@@ -52,7 +52,7 @@ pub struct Run {
     /// Declared inputs, each at the version that was read.
     #[serde(default)]
     pub inputs: Vec<RunFile>,
-    /// Declared outputs.
+    /// Declared outputs. Those of a derived run are the files that changed; one without a commit was removed.
     #[serde(default)]
     pub outputs: Vec<RunFile>,
     /// Where what was declared and what happened differ; for people.
@@ -68,7 +68,8 @@ pub struct Run {
 /// A file that a run read or wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RunFile {
-    /// Relative to the workspace.
+    /// Relative to the workspace; of an input that is another project's file, `ds://<project>/<path>`. Whoever may see
+    /// the run sees what it declared, though they may not see that project.
     pub path: String,
     /// The commit in which this version of it was made; absent where no commit has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +108,9 @@ pub struct NewRun {
     pub metrics: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Paths read.
+    /// Paths read. `ds://<project>/<path>` or `ds://<project>/<path>@<commit>` is a file of another project: the newest
+    /// version on its main line, or as that commit had it. In such a path `%XX` stands for a byte; `%` is written `%25`,
+    /// and `@` `%40`.
     pub inputs: Vec<String>,
     /// Paths written.
     pub outputs: Vec<String>,
@@ -160,18 +163,22 @@ pub enum ProvenanceNode {
     Run {
         /// Its id.
         id: RunId,
-        /// Its project's name.
+        /// Its project's name; empty where the reader may not see that project.
         project: String,
         /// Its commit.
         commit: CommitId,
-        /// Its description, or its command.
+        /// Its description, or its command; empty where the reader may not see its project.
         title: String,
     },
     /// A file as some commit made it.
     File {
+        /// The name of the project whose workspace it is in. Of a project that the reader may not see, as the run that
+        /// read the file has it.
+        #[serde(default)]
+        project: String,
         /// Volume.
         volume: VolumeId,
-        /// Path in it.
+        /// Path in it; of another project's file that was not found, `ds://...` as it was declared.
         path: String,
         /// The commit in which it changed; absent where no commit has it.
         commit: Option<CommitId>,

@@ -36,9 +36,12 @@ pub struct Task {
     /// What the runner does for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// One line for people: why it waits, or how far the phase is.
+    /// One line for people: why it waits, or what the phase is at.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// How far it is with what `detail` says, while bytes move for it: the workspace, the image, or the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<Outcome>,
@@ -79,4 +82,14 @@ pub struct Task {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_ms: Option<i64>,
+}
+
+/// Bytes that move for a task. Kept in the memory of the hub that its runner is connected to, and told a few times a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    /// Bytes that have arrived.
+    pub done_bytes: u64,
+    /// Bytes in all: an estimate, a few per cent off, that may still grow. Absent where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_bytes: Option<u64>,
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::{
-    CommitId, RunId, VolumeId,
+    CommitId, ProjectId, RunId, VolumeId,
     api::{Provenance, ProvenanceEdge, ProvenanceNode, RunFile},
 };
 
@@ -15,7 +15,9 @@ pub const MAX_NODES: usize = 10_000;
 pub struct RunFacts {
     /// Which run.
     pub id: RunId,
-    /// Its project's name.
+    /// Its project.
+    pub project_id: ProjectId,
+    /// That project's name; empty for a reader who may not see it.
     pub project: String,
     /// Its commit.
     pub commit: CommitId,
@@ -24,11 +26,37 @@ pub struct RunFacts {
     /// Its description, or its command.
     pub title: String,
     /// What it read, each at the version that was read.
-    pub inputs: Vec<RunFile>,
-    /// What it wrote.
+    pub inputs: Vec<ReadFile>,
+    /// What it wrote, in its own project's workspace.
     pub outputs: Vec<RunFile>,
     /// Where what it declared and what happened differ.
     pub conflicts: Vec<String>,
+}
+
+impl RunFacts {
+    /// Leaves what a reader who may not see the project gets to know: that there was a run, and its ids.
+    pub fn hide(&mut self) {
+        self.project.clear();
+        self.title.clear();
+        self.inputs.clear();
+        self.outputs.clear();
+        self.conflicts.clear();
+    }
+}
+
+/// A file that a run read, of whichever project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadFile {
+    /// The name of the project whose workspace it is in.
+    pub project: String,
+    /// That workspace; the run's own for a file that was not found.
+    pub volume: VolumeId,
+    /// Path in it; `ds://...` as it was declared for another project's file that was not found.
+    pub path: String,
+    /// The commit in which this version of it was made, if it was found.
+    pub commit: Option<CommitId>,
+    /// The run that wrote that version, if one did.
+    pub written_by: Option<RunId>,
 }
 
 /// Builds the graph of a run's provenance. It asks for facts, level by level, and does no I/O:
@@ -115,8 +143,8 @@ impl Walk {
     }
 
     fn add_run(&mut self, fact: RunFacts, wrote: &[usize]) {
-        let title = fact.title;
-        let node = ProvenanceNode::Run { id: fact.id, project: fact.project, commit: fact.commit, title };
+        let (project, title) = (fact.project.clone(), fact.title);
+        let node = ProvenanceNode::Run { id: fact.id, project, commit: fact.commit, title };
         let Some(run) = self.node(node) else { return };
         self.runs.insert(fact.id, Visit::Known(run));
         self.conflicts.extend(fact.conflicts.iter().map(|text| format!("run {}: {text}", fact.id)));
@@ -124,9 +152,11 @@ impl Walk {
             self.edge(file, run, "written_by");
         }
         for input in fact.inputs {
-            let Some(file) = self.file(fact.volume, input.path, input.commit) else { return };
+            let ReadFile { project, volume, path, commit, written_by } = input;
+            let file = ProvenanceNode::File { project, volume, path, commit };
+            let Some(file) = self.node(file) else { return };
             self.edge(run, file, "read");
-            if let Some(writer) = input.written_by {
+            if let Some(writer) = written_by {
                 self.written_by(file, writer);
             }
         }
@@ -134,7 +164,10 @@ impl Walk {
         // change is an older commit's, and was written by somebody else.
         if fact.id == self.run {
             for output in fact.outputs.into_iter().filter(|output| output.commit == Some(fact.commit)) {
-                let Some(file) = self.file(fact.volume, output.path, output.commit) else { return };
+                let RunFile { path, commit, .. } = output;
+                let project = fact.project.clone();
+                let file = ProvenanceNode::File { project, volume: fact.volume, path, commit };
+                let Some(file) = self.node(file) else { return };
                 self.edge(file, run, "written_by");
             }
         }
@@ -150,10 +183,6 @@ impl Walk {
                 self.questions.push(writer);
             }
         }
-    }
-
-    fn file(&mut self, volume: VolumeId, path: String, commit: Option<CommitId>) -> Option<usize> {
-        self.node(ProvenanceNode::File { volume, path, commit })
     }
 
     /// The node's position; `None` if it is new and there is no room.
@@ -188,21 +217,30 @@ mod tests {
         RunId(Uuid::from_u128(n))
     }
 
-    fn fact(n: u128, inputs: &[(&str, Option<u128>)], outputs: &[&str]) -> RunFacts {
-        let commit = CommitId(Uuid::from_u128(n));
-        let file = |path: &str, writer: Option<u128>| RunFile {
+    fn read(path: &str, writer: Option<u128>) -> ReadFile {
+        ReadFile {
+            project: "p".into(),
+            volume: VolumeId(Uuid::from_u128(7)),
             path: path.into(),
-            commit: Some(writer.map_or(CommitId(Uuid::from_u128(99)), |n| CommitId(Uuid::from_u128(n)))),
+            commit: Some(CommitId(Uuid::from_u128(writer.unwrap_or(99)))),
             written_by: writer.map(id),
-        };
+        }
+    }
+
+    fn wrote(path: &str, commit: u128) -> RunFile {
+        RunFile { path: path.into(), commit: Some(CommitId(Uuid::from_u128(commit))), written_by: None }
+    }
+
+    fn fact(n: u128, inputs: &[(&str, Option<u128>)], outputs: &[&str]) -> RunFacts {
         RunFacts {
             id: id(n),
+            project_id: ProjectId(Uuid::from_u128(8)),
             project: "p".into(),
-            commit,
+            commit: CommitId(Uuid::from_u128(n)),
             volume: VolumeId(Uuid::from_u128(7)),
             title: format!("run {n}"),
-            inputs: inputs.iter().map(|(path, writer)| file(path, *writer)).collect(),
-            outputs: outputs.iter().map(|path| file(path, Some(n))).collect(),
+            inputs: inputs.iter().map(|(path, writer)| read(path, *writer)).collect(),
+            outputs: outputs.iter().map(|path| wrote(path, n)).collect(),
             conflicts: Vec::new(),
         }
     }
@@ -272,7 +310,7 @@ mod tests {
     #[test]
     fn an_output_that_did_not_change_was_not_written_by_the_run() {
         let mut asked = fact(1, &[("a", None)], &["model"]);
-        asked.outputs.push(asked.inputs[0].clone());
+        asked.outputs.push(wrote("a", 99));
         let (graph, _) = graph(Walk::new(id(1)), &[asked]);
         assert_eq!(edges(&graph), ["run 1 read a", "model written_by run 1"]);
     }
@@ -281,6 +319,32 @@ mod tests {
     fn a_run_that_is_not_told_of_ends_the_walk_there() {
         let (graph, _) = graph(Walk::new(id(1)), &[fact(1, &[("a", Some(2))], &[])]);
         assert_eq!(edges(&graph), ["run 1 read a"]);
+    }
+
+    #[test]
+    fn a_file_of_another_project_is_one_node_whoever_names_it() {
+        let (volume, project) = (VolumeId(Uuid::from_u128(9)), "q".to_owned());
+        let mut asked = fact(1, &[("x", Some(2)), ("y", Some(3))], &[]);
+        asked.inputs[0] = ReadFile { project: project.clone(), volume, ..read("x", Some(2)) };
+        let mut other = fact(3, &[("x", Some(2))], &[]);
+        other.inputs[0].clone_from(&asked.inputs[0]);
+        let writer = RunFacts { project, volume, ..fact(2, &[], &["x"]) };
+        let (graph, _) = graph(Walk::new(id(1)), &[asked, writer, other]);
+        assert_eq!(
+            edges(&graph),
+            ["run 1 read x", "run 1 read y", "x written_by run 2", "y written_by run 3", "run 3 read x"]
+        );
+    }
+
+    #[test]
+    fn a_hidden_run_is_there_without_what_it_did() {
+        let mut hidden = fact(2, &[("raw", Some(3))], &["a"]);
+        hidden.conflicts.push("secret".into());
+        hidden.hide();
+        let (graph, _) =
+            graph(Walk::new(id(1)), &[fact(1, &[("a", Some(2))], &[]), hidden, fact(3, &[], &[])]);
+        assert_eq!(edges(&graph), ["run 1 read a", "a written_by "]);
+        assert_eq!((graph.nodes.len(), graph.conflicts.len()), (3, 0));
     }
 
     #[test]

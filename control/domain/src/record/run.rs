@@ -1,10 +1,13 @@
 //! Reads one record.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashSet},
+    hash::Hash,
+};
 
 use serde_json::{Map, Value};
 
-use super::RecordProblem;
+use super::{FileReference, RecordProblem};
 use crate::api::NewRun;
 
 /// Names of parameters, metrics and labels may have this many bytes: they are part of a database's index.
@@ -44,8 +47,10 @@ pub struct RunRecord {
     pub metrics: BTreeMap<String, String>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// Paths read.
+    /// Paths read in the own workspace.
     pub inputs: Vec<String>,
+    /// Files read of other projects, once each.
+    pub references: Vec<FileReference>,
     /// Paths written.
     pub outputs: Vec<String>,
     /// What was left out or changed on reading.
@@ -84,6 +89,7 @@ impl RunRecord {
     /// Applies the rules for paths, names and text to a run that came in another way; its id is the caller's concern.
     pub fn check(new: NewRun) -> Self {
         let mut problems = Vec::new();
+        let (inputs, references) = inputs(new.inputs, &mut problems);
         let mut record = Self {
             description: clean(new.description, &mut problems),
             workload_file: paths(new.workload_file, &mut problems).pop(),
@@ -93,7 +99,8 @@ impl RunRecord {
             parameters: names(new.parameters, &mut problems),
             metrics: names(new.metrics, &mut problems),
             labels: names(new.labels, &mut problems),
-            inputs: paths(new.inputs, &mut problems),
+            inputs,
+            references,
             outputs: paths(new.outputs, &mut problems),
             problems: Vec::new(),
         };
@@ -206,20 +213,50 @@ fn names(map: BTreeMap<String, String>, problems: &mut Vec<RecordProblem>) -> BT
         .collect()
 }
 
+/// What is read in the own workspace, and in those of other projects.
+fn inputs(list: Vec<String>, problems: &mut Vec<RecordProblem>) -> (Vec<String>, Vec<FileReference>) {
+    let list = first(list, problems);
+    let (elsewhere, own): (Vec<_>, Vec<_>) =
+        list.into_iter().partition(|path| FileReference::is_meant_by(path));
+    (distinct(own, relative_path, problems), distinct(elsewhere, FileReference::parse, problems))
+}
+
+/// What is written, all of it in the own workspace.
 fn paths(list: impl IntoIterator<Item = String>, problems: &mut Vec<RecordProblem>) -> Vec<String> {
-    let mut kept: Vec<String> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    let mut list = list.into_iter();
-    for path in list.by_ref().take(MAX_PATHS) {
-        match relative_path(&path) {
-            Ok(path) if seen.insert(path.clone()) => kept.push(path),
-            Ok(_) => {}
-            Err(why) => problems.push(RecordProblem::BadPath { path, why }),
+    let own = |path: &str| {
+        if FileReference::is_meant_by(path) {
+            return Err("it is another project's: a run writes in its own project's workspace alone");
         }
-    }
+        relative_path(path)
+    };
+    distinct(first(list, problems), own, problems)
+}
+
+/// As many as a record may declare.
+fn first(list: impl IntoIterator<Item = String>, problems: &mut Vec<RecordProblem>) -> Vec<String> {
+    let mut list = list.into_iter();
+    let kept = list.by_ref().take(MAX_PATHS).collect();
     let left_out = list.count();
     if left_out > 0 {
         problems.push(RecordProblem::TooManyPaths { left_out, limit: MAX_PATHS });
+    }
+    kept
+}
+
+/// What `read` makes of them, once each.
+fn distinct<T: Clone + Eq + Hash>(
+    list: Vec<String>,
+    read: impl Fn(&str) -> Result<T, &'static str>,
+    problems: &mut Vec<RecordProblem>,
+) -> Vec<T> {
+    let mut kept = Vec::new();
+    let mut seen = HashSet::new();
+    for path in list {
+        match read(&path) {
+            Ok(read) if seen.insert(read.clone()) => kept.push(read),
+            Ok(_) => {}
+            Err(why) => problems.push(RecordProblem::BadPath { path, why }),
+        }
     }
     kept
 }
@@ -273,6 +310,30 @@ mod tests {
         assert_eq!(told.len(), 3);
         assert!(told[0].contains("\"output\""), "{told:?}");
         assert!(told[1].contains("../secret") && told[2].contains("/etc/passwd"), "{told:?}");
+    }
+
+    #[test]
+    fn files_of_other_projects_are_read_and_never_written() {
+        let record = RunRecord::parse(
+            br#"{"input": ["a", "ds:/prices/x.csv", "ds://prices/x.csv", "ds://prices/../y"], "output": ["ds://prices/z"]}"#,
+        )
+        .unwrap();
+        assert_eq!(record.inputs, ["a"]);
+        assert_eq!(record.references, [FileReference::parse("ds://prices/x.csv").unwrap()]);
+        let told: Vec<String> = record.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 2);
+        assert!(told[0].contains("prices/../y") && told[1].contains("its own project"), "{told:?}");
+    }
+
+    #[test]
+    fn a_record_nested_ten_thousand_levels_deep_is_refused() {
+        let (open, close) = ("[".repeat(10_000), "]".repeat(10_000));
+        let objects = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
+        for json in
+            [format!(r#"{{"labels": {{"a": {open}{close}}}}}"#), format!("{open}{close}"), objects, open]
+        {
+            assert!(matches!(RunRecord::parse(json.as_bytes()), Err(RecordError::Json(_))));
+        }
     }
 
     #[test]

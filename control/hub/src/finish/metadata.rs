@@ -53,8 +53,9 @@ fn describe_execution(map: &mut BTreeMap<String, String>, execution: &Execution<
     if finished.started_ms > 0 {
         put("exec.start", time_text(finished.started_ms));
         put("exec.end", time_text(finished.ended_ms));
-        put("exec.cpu-seconds", format!("{:.3}", finished.cpu_seconds));
-        put("exec.ram", finished.peak_memory_bytes.to_string());
+        // What was not measured is not said.
+        put("exec.cpu-seconds", finished.cpu_seconds.map(|s| format!("{s:.3}")).unwrap_or_default());
+        put("exec.ram", finished.peak_memory_bytes.map(|bytes| bytes.to_string()).unwrap_or_default());
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use ds_db::TaskRow;
 use ds_domain::{
     CommitId, RunId,
-    api::{ChangeKind, FileChange, Run, RunFile},
+    api::{ChangeKind, FileChange, Run, RunFile, User},
     provenance::Evidence,
     record::RunRecord,
     task::Outcome,
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::metadata::time_text;
 use crate::{
     core::Core,
-    inputs::Resolver,
+    inputs::{ForeignResolver, Resolver, found},
     runs::{Origin, run_of},
 };
 
@@ -57,7 +57,8 @@ pub(super) async fn runs(
     let changes = Arc::clone(&result.changes);
     let (records, written, said) = off_thread(move || read(records, &changes)).await;
     warnings.extend(said);
-    let mut files = Files::new(core, result, written);
+    let author = found(core.db.user_by_name(&result.row.task.author).await)?;
+    let mut files = Files::new(core, result, author.as_ref(), written);
     let mut resolved = Vec::with_capacity(records.len());
     for (id, record) in records {
         let (inputs, outputs) = (files.inputs(&record).await?, files.outputs(&record).await?);
@@ -154,13 +155,13 @@ pub(super) fn derived(result: &TaskResult<'_>, finished: &TaskFinished) -> Run {
         labels,
         ..RunRecord::default()
     };
-    let written = result.changes.iter().filter(|change| change.change != ChangeKind::Removed);
+    // No commit has the version of a file that was removed.
     let output = |change: &FileChange| RunFile {
         path: change.path.clone(),
-        commit: Some(result.commit),
+        commit: (change.change != ChangeKind::Removed).then_some(result.commit),
         written_by: None,
     };
-    let outputs = written.take(DERIVED_OUTPUTS).map(output).collect();
+    let outputs = result.changes.iter().take(DERIVED_OUTPUTS).map(output).collect();
     let origin = origin(result, RunId(Uuid::new_v4()), "derived");
     let run = run_of(record, &origin, Vec::new(), outputs);
     Run { commit: result.commit, task: Some(result.row.task.id), ..run }
@@ -180,6 +181,7 @@ fn failure(outcome: Outcome, finished: &TaskFinished) -> Option<String> {
 /// Which version of each file the task's runs read and wrote.
 struct Files<'a> {
     base: Resolver<'a>,
+    foreign: ForeignResolver<'a>,
     commit: CommitId,
     /// Declared paths that are there after the task and differ from the base, or have something below them that
     /// does.
@@ -189,16 +191,23 @@ struct Files<'a> {
 }
 
 impl<'a> Files<'a> {
-    fn new(core: &'a Core, result: &TaskResult<'_>, written: HashSet<String>) -> Self {
+    fn new(
+        core: &'a Core,
+        result: &TaskResult<'_>,
+        author: Option<&'a User>,
+        written: HashSet<String>,
+    ) -> Self {
         Self {
             base: Resolver::new(&core.db, result.row.volume, result.base),
+            foreign: ForeignResolver::new(&core.db, author),
             commit: result.commit,
             written,
             writers: HashMap::new(),
         }
     }
 
-    /// A file that an earlier run of this task wrote is read at this commit; every other one as the base had it.
+    /// A file that an earlier run of this task wrote is read at this commit; every other one as the base had it, or as
+    /// its own project has it.
     async fn inputs(&mut self, record: &RunRecord) -> Result<Vec<RunFile>, ds_db::Error> {
         let mut files = Vec::with_capacity(record.inputs.len());
         for path in &record.inputs {
@@ -210,6 +219,7 @@ impl<'a> Files<'a> {
                 None => self.base.resolve(path).await?,
             });
         }
+        files.extend(self.foreign.resolve_all(&record.references).await?);
         Ok(files)
     }
 

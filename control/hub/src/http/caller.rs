@@ -92,12 +92,17 @@ fn shown(headers: &HeaderMap) -> Result<Shown, Problem> {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
-    fn read(value: &'static str) -> Option<Shown> {
+    fn read(value: &str) -> Option<Shown> {
+        read_bytes(value.as_bytes())
+    }
+
+    fn read_bytes(value: &[u8]) -> Option<Shown> {
         let mut headers = HeaderMap::new();
-        headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes(value).ok()?);
         shown(&headers).ok()
     }
 
@@ -110,5 +115,30 @@ mod tests {
             assert_eq!(read(bad), None, "{bad:?}");
         }
         assert!(shown(&HeaderMap::new()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_it_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100), scheme in "[bB](asic|earer) {0,2}",
+            inside in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let _ = read_bytes(&bytes);
+            let _ = read_bytes(&[scheme.as_bytes(), &bytes].concat());
+            let _ = read(&format!("{scheme}{}", STANDARD.encode(inside)));
+        }
+
+        #[test]
+        fn a_token_is_read_as_it_was_sent(scheme in "[bB][eE][aA][rR][eE][rR]", token in "[!-~]{1,60}") {
+            prop_assert_eq!(read(&format!("{scheme} {token}")), Some(Shown::Token(token)));
+        }
+
+        #[test]
+        fn a_name_and_a_key_are_read_as_they_were_sent(
+            scheme in "[bB][aA][sS][iI][cC]", username in "[^:]{0,30}", key in any::<String>(),
+        ) {
+            let sent = format!("{scheme} {}", STANDARD.encode(format!("{username}:{key}")));
+            prop_assert_eq!(read(&sent), Some(Shown::Basic { username, key }));
+        }
     }
 }

@@ -75,6 +75,7 @@ impl Listener {
         let project = match event {
             Event::Runner { .. } => return true,
             Event::Task { project, .. }
+            | Event::Progress { project, .. }
             | Event::Log { project, .. }
             | Event::Runs { project }
             | Event::Commit { project, .. } => *project,
@@ -95,6 +96,7 @@ impl Listener {
 fn frame(event: &Event) -> sse::Event {
     let kind = match event {
         Event::Task { .. } => "task",
+        Event::Progress { .. } => "progress",
         Event::Log { .. } => "log",
         Event::Runs { .. } => "runs",
         Event::Commit { .. } => "commit",

@@ -2,12 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    extract::State,
-    http::{StatusCode, header},
-    response::IntoResponse,
-};
+use axum::{Json, extract::State, http::StatusCode, response::IntoResponse};
 use ds_domain::api::{ErrorBody, HubInfo};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -66,6 +61,5 @@ async fn check_ready(State(core): State<Arc<Core>>) -> axum::response::Response 
 #[utoipa::path(get, path = "/metrics", tag = "hub", security(()),
     responses((status = 200, body = String, content_type = "text/plain")))]
 async fn show_metrics(State(core): State<Arc<Core>>) -> impl IntoResponse {
-    core.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], core.metrics.render())
+    crate::metrics::page(&core.metrics)
 }

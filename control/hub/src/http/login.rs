@@ -1,6 +1,10 @@
 //! Logging in and out.
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{
     Json,
@@ -35,25 +39,39 @@ async fn log_in(
     if request.username.len() > MAX_USERNAME || request.password.len() > MAX_PASSWORD {
         return Err(wrong());
     }
-    if let Err(wait) = core.logins.attempt(&request.username, from.ip(), Instant::now()) {
+    let proven = prove(&core, &request.username, request.password, from.ip(), Instant::now()).await?;
+    let user = proven.ok_or_else(wrong)?;
+    let (token, now) = (random_token(SESSION_PREFIX), now_ms());
+    core.db.create_session(token_hash(&token), user.id, now, now + SESSION_MS).await?;
+    tracing::info!(user.id = %user.id, "logged in");
+    Ok(Json(Token { token, expires_ms: Some(now + SESSION_MS), user }))
+}
+
+/// The user whose password this is; each attempt counts against guessing.
+pub(super) async fn prove(
+    core: &Core,
+    username: &str,
+    password: String,
+    from: IpAddr,
+    now: Instant,
+) -> Result<Option<User>, Problem> {
+    if let Err(wait) = core.logins.attempt(username, from, now) {
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
         let seconds = wait.as_secs() + 1;
         return Err(Problem::too_many(format!(
             "too many failed logins from this address: try again in {seconds} seconds"
         )));
     }
-    let credentials = core.db.credentials(&request.username).await?;
+    let credentials = core.db.credentials(username).await?;
     let hash = credentials.as_ref().map(|known| known.password_hash.clone());
-    let matches = core.passwords.verify(request.password, hash).await;
-    let Some(user) = credentials.filter(|_| matches).map(|known| known.user) else {
+    let matches = core.passwords.verify(password, hash).await;
+    let user = credentials.filter(|_| matches).map(|known| known.user);
+    if user.is_some() {
+        core.logins.succeeded(username, from);
+    } else {
         metrics::counter!(crate::metrics::LOGINS_FAILED).increment(1);
-        return Err(wrong());
-    };
-    core.logins.succeeded(&request.username, from.ip());
-    let (token, now) = (random_token(SESSION_PREFIX), now_ms());
-    core.db.create_session(token_hash(&token), user.id, now, now + SESSION_MS).await?;
-    tracing::info!(user.id = %user.id, "logged in");
-    Ok(Json(Token { token, expires_ms: Some(now + SESSION_MS), user }))
+    }
+    Ok(user)
 }
 
 fn wrong() -> Problem {

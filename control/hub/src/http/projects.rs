@@ -14,7 +14,9 @@ use super::{
 use crate::core::Core;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
-    OpenApiRouter::new().routes(routes!(list_projects, create_project)).routes(routes!(show_project))
+    OpenApiRouter::new()
+        .routes(routes!(list_projects, create_project))
+        .routes(routes!(show_project, delete_project))
 }
 
 /// The projects that the caller may see, by name.
@@ -49,4 +51,22 @@ async fn show_project(
     InPath(project): InPath<String>,
 ) -> Result<Json<Project>, Problem> {
     Ok(Json(core.project_for(&caller.user, &project, Access::Viewer).await?))
+}
+
+/// Delete a project with its runs, commits, logs and files, for good (owners). Refused while tasks are not over.
+///
+/// The store drops the files within half an hour. Runs of other projects that read from this one keep the ids.
+#[utoipa::path(delete, path = "/api/v1/projects/{project}", tag = "projects",
+    params(("project" = String, Path, description = "Name or id")),
+    responses((status = 204), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody, description = "Tasks are not over")))]
+async fn delete_project(
+    caller: Caller,
+    State(core): State<Arc<Core>>,
+    InPath(project): InPath<String>,
+) -> Result<StatusCode, Problem> {
+    let project = core.project_for(&caller.user, &project, Access::Owner).await?;
+    core.db.delete_project(project.id).await?;
+    tracing::info!(project.id = %project.id, volume.id = %project.workspace, user.id = %caller.user.id, "deleted a project");
+    Ok(StatusCode::NO_CONTENT)
 }

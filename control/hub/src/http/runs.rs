@@ -52,7 +52,8 @@ async fn list_runs(
 }
 
 /// Record runs of a program that is no task; they point at the workspace's head. The answer has all of them as
-/// recorded.
+/// recorded. An input of another project that the caller may not see, or that is not there, stays as it was written and
+/// is named among the run's conflicts.
 #[utoipa::path(post, path = "/api/v1/projects/{project}/runs", tag = "runs", request_body = RecordRuns,
     params(("project" = String, Path, description = "Name or id")),
     responses((status = 201, body = Page<Run>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
@@ -113,7 +114,7 @@ async fn compare_runs(
 
 /// Where a run's inputs come from, transitively, over tasks and projects.
 ///
-/// A run of a project that the caller may not see appears with its id alone.
+/// A run of a project that the caller may not see appears with its id and its commit's alone, and ends the walk.
 #[utoipa::path(get, path = "/api/v1/runs/{run}/provenance", tag = "runs",
     params(("run" = String, Path, description = "Id, or at least its first 4 characters")),
     responses((status = 200, body = Provenance), (status = 401, body = ErrorBody), (status = 404, body = ErrorBody)))]

@@ -36,7 +36,7 @@ async fn list_tasks(
     for task in &mut tasks.items {
         hide_from(project.access, &mut task.spec);
     }
-    core.fill_runners_online(&mut tasks.items).await?;
+    core.fill_what_is_now(&mut tasks.items).await?;
     Ok(Json(tasks))
 }
 
@@ -67,7 +67,7 @@ async fn show_task(
     InPath(task): InPath<String>,
 ) -> Result<Json<Task>, Problem> {
     let mut task = core.task_for(&caller.user, &task, Access::Viewer).await?.task;
-    core.fill_runners_online(std::slice::from_mut(&mut task)).await?;
+    core.fill_what_is_now(std::slice::from_mut(&mut task)).await?;
     Ok(Json(task))
 }
 

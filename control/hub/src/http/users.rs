@@ -1,16 +1,25 @@
 //! People.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::{ConnectInfo, State},
+    http::StatusCode,
+};
 use ds_domain::{
     UserId,
-    api::{CreateUser, CreatedUser, ErrorBody, Page, User},
+    api::{ChangePassword, ChangedPassword, CreateUser, CreatedUser, ErrorBody, Page, RemovedUser, User},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{caller::Caller, problem::Problem, request::JsonBody};
+use super::{
+    caller::Caller,
+    login,
+    problem::Problem,
+    request::{InPath, JsonBody},
+};
 use crate::{
     access::require_admin,
     auth::{MAX_PASSWORD, MAX_USERNAME, secret::random_password},
@@ -19,7 +28,10 @@ use crate::{
 };
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
-    OpenApiRouter::new().routes(routes!(list_users, create_user))
+    OpenApiRouter::new()
+        .routes(routes!(list_users, create_user))
+        .routes(routes!(remove_user))
+        .routes(routes!(change_password))
 }
 
 /// All users, by name (admins).
@@ -41,16 +53,7 @@ async fn create_user(
 ) -> Result<(StatusCode, Json<CreatedUser>), Problem> {
     require_admin(&caller.user)?;
     check_username(&request.username)?;
-    if request
-        .password
-        .as_ref()
-        .is_some_and(|password| password.chars().count() < 8 || password.len() > MAX_PASSWORD)
-    {
-        return Err(Problem::invalid("a password has 8 to 1,024 characters"));
-    }
-    let made = request.password.is_none().then(random_password);
-    let password = request.password.or_else(|| made.clone()).expect("one of the two is there");
-    let hash = core.passwords.hash(password).await;
+    let (hash, made) = hash_or_make(&core, request.password).await?;
     let user = User {
         id: UserId(Uuid::new_v4()),
         username: request.username,
@@ -60,6 +63,64 @@ async fn create_user(
     core.db.create_user(&user, &hash).await?;
     tracing::info!(user.id = %user.id, by.user.id = %caller.user.id, "made a user");
     Ok((StatusCode::CREATED, Json(CreatedUser { user, password: made })))
+}
+
+/// Remove a user for good (admins; not oneself, and not the last admin). Sessions, API keys and memberships end; what they
+/// made stays under their name, which nobody else can get. Tasks that they started go on.
+#[utoipa::path(delete, path = "/api/v1/users/{username}", tag = "users", params(("username" = String, Path)),
+    responses((status = 200, body = RemovedUser), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+async fn remove_user(
+    caller: Caller,
+    State(core): State<Arc<Core>>,
+    InPath(username): InPath<String>,
+) -> Result<Json<RemovedUser>, Problem> {
+    require_admin(&caller.user)?;
+    let user = core.db.user_by_name(&username).await?;
+    if user.id == caller.user.id {
+        return Err(Problem::conflict("nobody removes themselves: ask another admin"));
+    }
+    let inherited = core.db.remove_user(user.id, caller.user.id, now_ms()).await?;
+    tracing::info!(user.id = %user.id, by.user.id = %caller.user.id, "removed a user");
+    Ok(Json(RemovedUser { inherited }))
+}
+
+/// Change a password: one's own, which takes the current one, or anybody else's (admins). All sessions of the user end; API
+/// keys stay. Without a password in the request, the hub makes one and shows it once.
+#[utoipa::path(put, path = "/api/v1/users/{username}/password", tag = "users", request_body = ChangePassword,
+    params(("username" = String, Path)),
+    responses((status = 200, body = ChangedPassword), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 429, body = ErrorBody)))]
+async fn change_password(
+    caller: Caller,
+    State(core): State<Arc<Core>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    InPath(username): InPath<String>,
+    JsonBody(request): JsonBody<ChangePassword>,
+) -> Result<Json<ChangedPassword>, Problem> {
+    let user = if username == caller.user.username {
+        let wrong = || Problem::forbidden("the current password is missing or wrong");
+        let current = request.current.filter(|current| current.len() <= MAX_PASSWORD).ok_or_else(wrong)?;
+        let proven = login::prove(&core, &username, current, from.ip(), Instant::now()).await?;
+        proven.ok_or_else(wrong)?
+    } else {
+        require_admin(&caller.user)?;
+        core.db.user_by_name(&username).await?
+    };
+    let (hash, made) = hash_or_make(&core, request.password).await?;
+    core.db.set_password(user.id, &hash).await?;
+    tracing::info!(user.id = %user.id, by.user.id = %caller.user.id, "changed a password");
+    Ok(Json(ChangedPassword { password: made }))
+}
+
+/// The hash to keep, and the password if none was given.
+async fn hash_or_make(core: &Core, given: Option<String>) -> Result<(String, Option<String>), Problem> {
+    if given.as_ref().is_some_and(|given| given.chars().count() < 8 || given.len() > MAX_PASSWORD) {
+        return Err(Problem::invalid("a password has 8 to 1,024 characters"));
+    }
+    let made = given.is_none().then(random_password);
+    let password = given.or_else(|| made.clone()).expect("one of the two is there");
+    Ok((core.passwords.hash(password).await, made))
 }
 
 fn check_username(name: &str) -> Result<(), Problem> {

@@ -2,7 +2,7 @@
 
 use ds_domain::{
     SnapshotId, TaskId, VolumeId,
-    api::{ChangeKind, FileChange, Machine},
+    api::{ChangeKind, FileChange, Machine, Progress},
     task::{Gpus, Outcome, Phase, TaskSpec},
 };
 use ds_proto::v1;
@@ -31,6 +31,11 @@ pub(crate) fn phase(phase: i32) -> Option<Phase> {
         v1::TaskPhase::Running => Some(Phase::Running),
         v1::TaskPhase::Committing | v1::TaskPhase::Finished => Some(Phase::Committing),
     }
+}
+
+/// How far a task is.
+pub(crate) fn amount(amount: v1::TransferAmount) -> Progress {
+    Progress { done_bytes: amount.done_bytes, total_bytes: amount.total_bytes }
 }
 
 /// The domain's outcome; one that this hub does not know is an error.

@@ -4,12 +4,17 @@
 //! anything fails the session ends, and the runner connects again and sends again what was not acknowledged:
 //! every handler is idempotent.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use ds_db::{Noted, RunnerHello, RunnerRow};
 use ds_domain::{
     ProjectId, RunnerId, SnapshotId, TaskId,
     api::{Event, Runner},
+    task::Phase,
 };
 use ds_link::Role;
 use ds_proto::v1::{Forget, FromRunner, Hello, TaskProgress, Welcome, from_runner, to_runner};
@@ -38,6 +43,9 @@ const HEARTBEAT_SECONDS: u32 = 10;
 pub(super) const SILENCE: Duration = Duration::from_millis(SILENCE_MS.unsigned_abs());
 /// Characters of a progress line.
 const DETAIL_CHARS: usize = 500;
+/// After so long a step is written down again although it is the same: on the way the database says whether somebody asked
+/// another hub for the task's end.
+const NOTED_AGAIN: Duration = Duration::from_secs(5);
 
 /// One runner's session, while its task runs.
 pub(super) struct Session {
@@ -46,7 +54,16 @@ pub(super) struct Session {
     generation: u64,
     /// Tasks that were found to be this runner's, and their projects.
     owned: HashMap<TaskId, ProjectId>,
+    /// Where the database has them, and their projects.
+    steps: HashMap<TaskId, (ProjectId, Step)>,
     outgoing: mpsc::Sender<Outgoing>,
+}
+
+/// What a runner does for a task, as it is written down; how far it is with that is not.
+struct Step {
+    phase: Phase,
+    detail: String,
+    at: Instant,
 }
 
 /// Finds the runner behind a certificate, also one that was removed.
@@ -96,7 +113,14 @@ pub(super) async fn open(
     let (opened, receiver) = core.sessions.open(runner.id);
     let Opened { generation, end, outgoing } = opened;
     let id = runner.id;
-    let mut session = Session { core: core.clone(), runner: id, generation, owned: HashMap::new(), outgoing };
+    let mut session = Session {
+        core: core.clone(),
+        runner: id,
+        generation,
+        owned: HashMap::new(),
+        steps: HashMap::new(),
+        outgoing,
+    };
     tracing::info!(runner.id = %id, runner.name = runner.name, "a runner connected");
     core.events.publish(Event::Runner { id });
     let shutdown = core.shutdown.clone();
@@ -164,11 +188,13 @@ impl Session {
             }
             from_runner::Message::Finished(finished) => {
                 let task = task_id(&finished.task_id)?;
+                self.forget_step(task);
                 finish::finish(&self.core, self.runner, task, finished).await
             }
             from_runner::Message::Released(released) => {
                 let task = task_id(&released.task_id)?;
                 self.owned.remove(&task);
+                self.forget_step(task);
                 tracing::debug!(task.id = %task, "the runner has let go of a task");
                 let answer = reconcile::settle_released(&self.core, self.runner, task).await;
                 self.core.sessions.released(self.runner, task);
@@ -185,17 +211,40 @@ impl Session {
     async fn progress(&mut self, progress: TaskProgress) -> Result<Option<to_runner::Message>, Status> {
         let task = task_id(&progress.task_id)?;
         let Some(phase) = convert::phase(progress.phase) else { return Ok(None) };
-        let detail = convert::text(&progress.detail, DETAIL_CHARS);
-        let noted = self.core.db.task_progress(task, self.runner, phase, &detail, now_ms()).await;
+        let amount = progress.amount.map(convert::amount);
+        let step = Step { phase, detail: convert::text(&progress.detail, DETAIL_CHARS), at: Instant::now() };
+        if let Some((project, amount)) = self.project_at(task, &step).zip(amount) {
+            self.core.ticks.note(task, Some(amount));
+            self.core.events.publish(Event::Progress { id: task, project, progress: amount });
+            return Ok(None);
+        }
+        let noted = self.core.db.task_progress(task, self.runner, phase, &step.detail, now_ms()).await;
         match noted {
             Ok(Some(Noted { project, cancelling })) => {
+                self.core.ticks.note(task, amount);
+                self.steps.insert(task, (project, step));
                 self.core.events.publish(Event::Task { id: task, project });
                 // It may have been cancelled before the runner knew of it.
                 Ok(cancelling.then(|| stop_task(task)))
             }
-            Ok(None) => self.not_running(task).await.map(Some),
+            Ok(None) => {
+                self.forget_step(task);
+                self.not_running(task).await.map(Some)
+            }
             Err(error) => Err(database(&error)),
         }
+    }
+
+    /// The task's project if the database knows already, as of late, that it is at this step.
+    fn project_at(&self, task: TaskId, now: &Step) -> Option<ProjectId> {
+        let (project, noted) = self.steps.get(&task)?;
+        let same = noted.phase == now.phase && noted.detail == now.detail;
+        (same && now.at.duration_since(noted.at) < NOTED_AGAIN).then_some(*project)
+    }
+
+    fn forget_step(&mut self, task: TaskId) {
+        self.steps.remove(&task);
+        self.core.ticks.note(task, None);
     }
 
     /// What to say to progress of a task that is not running here: it ended, or never was this runner's.
@@ -236,6 +285,9 @@ impl Session {
     }
 
     fn close(self, result: Result<(), Status>) {
+        for task in self.steps.keys() {
+            self.core.ticks.note(*task, None);
+        }
         let offline = self.core.sessions.close(self.runner, self.generation);
         match result {
             Ok(()) => tracing::info!(offline, "a runner's session ended"),

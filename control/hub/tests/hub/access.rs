@@ -114,6 +114,7 @@ fn body(route: &str) -> Option<Value> {
         "POST /api/v1/projects/{project}/tasks" => json!({"spec": {"command": ["true"]}}),
         "POST /api/v1/projects/{project}/runs" => json!({"runs": [{}]}),
         "PUT /api/v1/projects/{project}/members/{username}" => json!({"access": "owner"}),
+        "PUT /api/v1/users/{username}/password" => json!({}),
         _ => return None,
     })
 }

@@ -160,11 +160,22 @@ impl FakeSession {
     }
 
     pub(crate) async fn progress(&self, task: TaskId, phase: v1::TaskPhase) {
+        self.progress_with(task, phase, None).await;
+    }
+
+    /// Says that bytes move.
+    pub(crate) async fn moved(&self, task: TaskId, done_bytes: u64, total_bytes: Option<u64>) {
+        let amount = v1::TransferAmount { done_bytes, total_bytes };
+        self.progress_with(task, v1::TaskPhase::Syncing, Some(amount)).await;
+    }
+
+    async fn progress_with(&self, task: TaskId, phase: v1::TaskPhase, amount: Option<v1::TransferAmount>) {
         let progress = TaskProgress {
             task_id: task.to_bytes(),
             phase: phase.into(),
             detail: "working".into(),
             at_ms: 1,
+            amount,
         };
         self.say(from_runner::Message::Progress(progress)).await;
     }

@@ -36,15 +36,15 @@ fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap()
 }
 
-fn record(id: u128, json: &serde_json::Value) -> v1::Record {
+pub(crate) fn record(id: u128, json: &serde_json::Value) -> v1::Record {
     v1::Record { run_id: RunId(Uuid::from_u128(id)).to_bytes(), json: json.to_string().into_bytes() }
 }
 
-fn changed(path: &str) -> v1::FileChange {
+pub(crate) fn changed(path: &str) -> v1::FileChange {
     v1::FileChange { path: path.into(), change: v1::Change::Added.into(), size_bytes: 3 }
 }
 
-fn acked(answer: Result<to_runner::Message, tonic::Status>) -> bool {
+pub(crate) fn acked(answer: Result<to_runner::Message, tonic::Status>) -> bool {
     match answer.unwrap() {
         to_runner::Message::FinishAck(ack) => ack.advanced,
         other => panic!("expected FinishAck, got {other:?}"),

@@ -10,7 +10,7 @@ use ds_domain::{
     CommitId, NodeId, ProjectId, SnapshotId, VolumeId,
     api::{Access, CreateUser, LoginRequest, Project, Token, User},
 };
-use ds_hub::{Hub, HubConfig, HubState, StoreTarget};
+use ds_hub::{Hub, HubConfig, HubState, StoreTarget, Unknown};
 use ds_link::{Identity, Role};
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::{Serialize, de::DeserializeOwned};
@@ -125,6 +125,7 @@ fn config(dir: &Path, store: NodeId, store_address: SocketAddr) -> HubConfig {
         advertise: None,
         store: StoreTarget { node: store, address: store_address },
         default_image: "test-image".into(),
+        unknown: Unknown::Drop,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use ds_domain::{
     TaskId,
-    api::{Page, Project, Task},
-    task::{Outcome, State},
+    api::{Page, Progress, Project, Task},
+    task::{Outcome, Phase, State},
 };
 use ds_proto::v1::{self, to_runner};
 use reqwest::{Method, StatusCode};
@@ -156,5 +156,77 @@ async fn events_of_foreign_projects_are_not_told() {
     let first = String::from_utf8(events.chunk().await.unwrap().unwrap().to_vec()).unwrap();
     assert!(first.contains("event: task") && first.contains(&seen.id.to_string()), "{first}");
     assert!(!first.contains(&secret.id.to_string()), "{first}");
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn bytes_that_move_are_told_as_they_do_and_not_written_down() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let runner = FakeRunner::new(&hub, "box").await;
+    let mut session = runner.connect(&hub).await;
+    let task = queue(&hub, &project).await;
+    session.started().await;
+    session.moved(task.id, 0, None).await;
+    wait_for(&hub, task.id, |task| task.progress.is_some()).await;
+    let mut events = hub.admin.request(Method::GET, "/api/v1/events").send().await.unwrap();
+    session.moved(task.id, 40_000_000, Some(120_000_000)).await;
+    let told = String::from_utf8(events.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(told.contains("event: progress") && told.contains("\"done_bytes\":40000000"), "{told}");
+    let shown: Task = hub.admin.get_as(&format!("/api/v1/tasks/{}", task.id)).await;
+    let progress = Progress { done_bytes: 40_000_000, total_bytes: Some(120_000_000) };
+    assert_eq!((shown.progress, shown.detail.as_str()), (Some(progress), "working"));
+
+    session.progress(task.id, v1::TaskPhase::Running).await;
+    let running = wait_for(&hub, task.id, |task| task.phase == Some(Phase::Running)).await;
+    assert_eq!(running.progress, None);
+
+    // What is lost with a session is told again in the next.
+    session.moved(task.id, 1, None).await;
+    wait_for(&hub, task.id, |task| task.progress.is_some()).await;
+    drop(session);
+    wait_for(&hub, task.id, |task| task.progress.is_none()).await;
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_goes_to_the_runner_that_has_the_newest_snapshot() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let mut holder = FakeRunner::new(&hub, "b").await.connect(&hub).await;
+    queue(&hub, &project).await;
+    let start = holder.started().await;
+    let made = holder.finish(succeeded(&start, Some(receipt(&hub.store, &start)))).await.unwrap();
+    assert!(matches!(made, to_runner::Message::FinishAck(ack) if ack.advanced));
+
+    // By name and by free slots the other one would be first. A task that only it can take shows that it is ready.
+    let labels = [("only".to_owned(), "a".to_owned())].into();
+    let hello = v1::Hello { slots: 8, labels, ..FakeRunner::hello() };
+    let mut other = FakeRunner::new(&hub, "a").await.connect_with(&hub, hello).await.unwrap();
+    let body = json!({"spec": {"command": ["true"], "labels": {"only": "a"}}});
+    let _: Task = hub.admin.post_as("/api/v1/projects/p/tasks", &body).await;
+    other.started().await;
+
+    let task = queue(&hub, &project).await;
+    let next = holder.started().await;
+    assert_eq!((task_id(&next), next.base), (task.id, start.result));
+    hub.stop().await;
+}
+
+#[tokio::test]
+async fn a_runner_gets_as_many_tasks_at_once_as_it_has_slots() {
+    let hub = TestHub::start().await;
+    let project = hub.project("p").await;
+    let mut session = FakeRunner::new(&hub, "box").await.connect(&hub).await;
+    for _ in 0..2 {
+        queue(&hub, &project).await;
+    }
+    let first = session.started().await;
+    session.started().await;
+    let third = queue(&hub, &project).await;
+    let waiting = wait_for(&hub, third.id, |task| !task.detail.is_empty()).await;
+    assert!(waiting.detail.contains("full (2 of 2 slots)"), "{}", waiting.detail);
+    session.finish(succeeded(&first, None)).await.unwrap();
+    assert_eq!(task_id(&session.started().await), third.id);
     hub.stop().await;
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bollard::{models::CreateImageInfo, query_parameters::CreateImageOptionsBuilder};
+use ds_proto::v1::TransferAmount;
 use futures_util::StreamExt;
 
 use super::{Docker, failed, status_of};
@@ -10,13 +11,17 @@ use crate::error::{Error, Result};
 
 impl Docker {
     /// Makes sure that the image is on this machine and returns its digest: `name@sha256:...` as its registry knows
-    /// it, else Docker's id of it. `progress` gets one line for people now and then.
-    pub(crate) async fn image(&self, image: &str, progress: impl Fn(String)) -> Result<String> {
+    /// it, else Docker's id of it. `progress` is called if the image has to be pulled: at the start, and as it gets on.
+    pub(crate) async fn image(
+        &self,
+        image: &str,
+        progress: impl Fn(Option<TransferAmount>),
+    ) -> Result<String> {
         check_name(image)?;
         if let Some(digest) = self.local_image(image).await? {
             return Ok(digest);
         }
-        progress(format!("pulling image {image}"));
+        progress(None);
         self.pull(image, progress).await?;
         self.local_image(image).await?.ok_or_else(|| {
             Error::Image(format!(
@@ -34,7 +39,7 @@ impl Docker {
         Ok(Some(digest.or(inspected.id).unwrap_or_default()))
     }
 
-    async fn pull(&self, image: &str, progress: impl Fn(String)) -> Result<()> {
+    async fn pull(&self, image: &str, progress: impl Fn(Option<TransferAmount>)) -> Result<()> {
         let options = CreateImageOptionsBuilder::default().from_image(&with_tag(image)).build();
         let mut steps = self.client.create_image(Some(options), None, None);
         let mut layers = Layers::default();
@@ -43,8 +48,8 @@ impl Docker {
                 Error::Docker { source, .. } => Error::Image(why_not_pulled(image, &source.to_string())),
                 other => other,
             })?;
-            if let Some(line) = layers.add(step) {
-                progress(format!("pulling image {image}: {line}"));
+            if let Some(amount) = layers.add(step) {
+                progress(Some(amount));
             }
         }
         Ok(())
@@ -89,21 +94,22 @@ fn why_not_pulled(image: &str, words: &str) -> String {
 #[derive(Debug, Default)]
 struct Layers {
     /// Bytes so far and in all, by layer.
-    bytes: HashMap<String, (i64, i64)>,
+    bytes: HashMap<String, (u64, u64)>,
 }
 
 impl Layers {
-    fn add(&mut self, step: CreateImageInfo) -> Option<String> {
+    /// All downloads, as far as Docker has begun them; a layer that it begins later adds to the total.
+    fn add(&mut self, step: CreateImageInfo) -> Option<TransferAmount> {
         let detail = step.progress_detail?;
         let (current, total) = (detail.current?, detail.total?);
         // Only downloads count: unpacking says the same bytes again.
         if step.status.as_deref() != Some("Downloading") {
             return None;
         }
-        self.bytes.insert(step.id?, (current, total));
-        let (current, total) =
+        self.bytes.insert(step.id?, (current.try_into().ok()?, total.try_into().ok()?));
+        let (done_bytes, total) =
             self.bytes.values().fold((0, 0), |sum, layer| (sum.0 + layer.0, sum.1 + layer.1));
-        Some(format!("{} of {} MB", current / 1_000_000, total / 1_000_000))
+        Some(TransferAmount { done_bytes, total_bytes: Some(total) })
     }
 }
 
@@ -140,8 +146,9 @@ mod tests {
             progress_detail: Some(ProgressDetail { current: Some(current), total: Some(20_000_000) }),
             ..CreateImageInfo::default()
         };
-        assert_eq!(layers.add(step("a", "Downloading", 5_000_000)).unwrap(), "5 of 20 MB");
-        assert_eq!(layers.add(step("b", "Downloading", 7_000_000)).unwrap(), "12 of 40 MB");
+        let amount = |done_bytes, total| Some(TransferAmount { done_bytes, total_bytes: Some(total) });
+        assert_eq!(layers.add(step("a", "Downloading", 5_000_000)), amount(5_000_000, 20_000_000));
+        assert_eq!(layers.add(step("b", "Downloading", 7_000_000)), amount(12_000_000, 40_000_000));
         assert_eq!(layers.add(step("a", "Extracting", 1)), None);
     }
 

@@ -10,7 +10,7 @@ use ds_transfer::Progress;
 use ds_zfs::{Change, ChangeKind, Manifest};
 use tokio_util::sync::CancellationToken;
 
-use super::{Task, prepare::amount, tell};
+use super::Task;
 use crate::{
     backoff::Backoff,
     error::{Error, Result, explain},
@@ -90,7 +90,7 @@ impl Task {
         let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Push).await?;
         let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
         let progress = |progress: Progress| {
-            tell(&self.status, TaskPhase::Committing, format!("sending to the store: {}", amount(&progress)));
+            self.tell_transfer(TaskPhase::Committing, "sending to the store", progress);
         };
         // Dropping the future ends the transfer; it is never told to end in another way.
         let never = CancellationToken::new();

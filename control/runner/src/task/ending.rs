@@ -109,7 +109,7 @@ impl Ending {
 
 fn log_too_long() -> String {
     format!(
-        "the command was ended because its log passed {} MiB, or has so many short lines that keeping them takes several times          that: print less, or write it to a file in the workspace",
+        "the command was ended because its log passed {} MiB, or has so many short lines that keeping them takes several times that: print less, or write it to a file in the workspace",
         MAX_TASK_LOG >> 20
     )
 }

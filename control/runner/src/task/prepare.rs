@@ -49,7 +49,8 @@ impl Task {
 
         self.tell(TaskPhase::Pulling, "");
         let status = self.status.clone();
-        let progress = move |line| tell(&status, TaskPhase::Pulling, line);
+        let detail = format!("pulling image {}", self.journal.spec().image);
+        let progress = move |amount| tell(&status, TaskPhase::Pulling, detail.clone(), amount);
         let image_digest = self.node.docker.image(&self.journal.spec().image, progress).await?;
         self.journal.update(|entry| entry.image_digest = image_digest).await?;
 
@@ -102,7 +103,7 @@ impl Task {
         let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Pull).await?;
         let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
         let progress = |progress: Progress| {
-            tell(&self.status, TaskPhase::Syncing, format!("receiving the workspace: {}", amount(&progress)));
+            self.tell_transfer(TaskPhase::Syncing, "receiving the workspace", progress);
         };
         // Dropping the future ends the transfer; it is never told to end in another way.
         let never = CancellationToken::new();
@@ -122,17 +123,6 @@ impl Task {
     }
 }
 
-/// "40 of 120 MB", or as much of it as is known.
-pub(super) fn amount(progress: &Progress) -> String {
-    let megabytes = |bytes: u64| bytes / 1_000_000;
-    match progress.estimate {
-        Some(estimate) => {
-            format!("{} of {} MB", megabytes(progress.bytes), megabytes(estimate.max(progress.bytes)))
-        }
-        None => format!("{} MB", megabytes(progress.bytes)),
-    }
-}
-
 /// Whether the store is only away, which is waited for as long as it takes.
 fn is_away(error: &Error) -> bool {
     match error {
@@ -145,13 +135,6 @@ fn is_away(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_amount_never_exceeds_its_estimate() {
-        let progress = Progress { bytes: 5_000_000, estimate: Some(4_000_000) };
-        assert_eq!(amount(&progress), "5 of 5 MB");
-        assert_eq!(amount(&Progress { bytes: 1_999_999, estimate: None }), "1 MB");
-    }
 
     #[test]
     fn what_a_person_has_to_mend_ends_the_task() {

@@ -4,7 +4,6 @@ use std::{pin::pin, time::Duration};
 
 use ds_domain::task::MAX_TASK_LOG;
 use ds_proto::v1::TaskPhase;
-use futures_util::{StreamExt, pin_mut};
 use tokio_util::sync::CancellationToken;
 
 use super::{Task, ending::Ending};
@@ -30,12 +29,17 @@ impl Task {
     /// The stage [`crate::journal::Stage::Running`]. A container that runs already is found again.
     pub(super) async fn supervise(&mut self) -> Result<()> {
         self.tell(TaskPhase::Running, "");
-        let watched = match self.started().await {
-            Ok(state) => self.watch(&state).await,
-            Err(error) => Err(error),
+        let over = CancellationToken::new();
+        let docker = self.node.docker.clone();
+        let usage = docker.usage(self.id(), &over);
+        let watched = async {
+            let _over = over.clone().drop_guard();
+            let state = self.started().await?;
+            self.watch(&state).await
         };
+        let (watched, usage) = tokio::join!(watched, usage);
         match watched {
-            Ok((log, ended, usage)) => self.end_with(log, &ended, usage).await,
+            Ok((log, ended)) => self.end_with(log, &ended, usage).await,
             Err(error @ (Error::ContainerGone | Error::NotStarted(_))) => {
                 let ending = Ending::not_run(&explain(&error));
                 self.end(self.result(ending.outcome, ending.error)).await
@@ -55,7 +59,7 @@ impl Task {
         docker.state(task).await?.ok_or(Error::ContainerGone)
     }
 
-    async fn watch(&mut self, state: &ContainerState) -> Result<(Log, Ended, Usage)> {
+    async fn watch(&mut self, state: &ContainerState) -> Result<(Log, Ended)> {
         let docker = self.node.docker.clone();
         let task = self.id();
         let over = CancellationToken::new();
@@ -65,8 +69,7 @@ impl Task {
             over.cancel();
             ended
         };
-        let usage = async { Ok(last_usage(&docker, task, &over).await) };
-        tokio::try_join!(log.run(&docker, &over), ended, usage)
+        tokio::try_join!(log.run(&docker, &over), ended)
     }
 
     /// Waits for the container's end, and brings it about when it is due.
@@ -165,17 +168,4 @@ async fn time_left(timeout_seconds: Option<u64>, started_ms: i64) {
     let limit_ms = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1000);
     let left = started_ms.saturating_add(limit_ms).saturating_sub(now_ms());
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
-}
-
-/// The last sample before the end; zeros for a container that was too quick.
-async fn last_usage(docker: &Docker, task: ds_domain::TaskId, over: &CancellationToken) -> Usage {
-    let samples = docker.usage(task);
-    pin_mut!(samples);
-    let mut last = Usage::default();
-    while let Some(Some(sample)) = over.run_until_cancelled(samples.next()).await {
-        // The sample of a container that has just ended is all zeros.
-        last.cpu_seconds = last.cpu_seconds.max(sample.cpu_seconds);
-        last.peak_memory_bytes = last.peak_memory_bytes.max(sample.peak_memory_bytes);
-    }
-    last
 }

@@ -315,3 +315,46 @@ async fn what_fitted_into_a_full_pool_is_kept_and_the_pool_is_named() {
     assert_eq!(finished.changes.len(), 1);
     world.receipt(&finished);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_needs_more_memory_than_it_has_is_ended_and_told_so() {
+    let world = World::new().await;
+    let script = "echo kept > made; x=$(busybox yes | head -c 500000000); echo ${#x}";
+    let task = v1::StartTask { memory_bytes: 32 << 20, ..world.task(world.first, script) };
+    let finished = world.finished(world.start(task).await).await;
+    assert_eq!((finished.outcome(), finished.exit_code), (Outcome::Failed, Some(137)), "{}", finished.error);
+    let error = &finished.error;
+    assert!(error.contains("more than its 32 MiB of memory") && error.contains("--memory"), "{error}");
+    assert_eq!(finished.changes.len(), 1, "what it did before is kept");
+    world.receipt(&finished);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_slots_are_two_commands_at_once() {
+    let world = World::new().await;
+    assert_eq!(world.told().hellos[0].slots, 2);
+    let mut tasks = Vec::new();
+    for _ in 0..2 {
+        tasks.push(world.start(world.task(world.first, WAITS)).await);
+    }
+    for task in &tasks {
+        world.log_of(*task, "one\n").await;
+    }
+    assert!(world.told().finished.is_empty(), "both run");
+    for task in tasks {
+        inside(task, "echo > go");
+        let finished = world.finished(task).await;
+        assert_eq!(finished.outcome(), Outcome::Succeeded, "{}", finished.error);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_short_command_used_is_known_and_of_one_that_never_ran_nothing_is_said() {
+    let world = World::new().await;
+    let ran = world.start(world.task(world.first, "head -c 50000000 /dev/urandom > /dev/null")).await;
+    let finished = world.finished(ran).await;
+    assert!(finished.cpu_seconds.unwrap() > 0.0 && finished.peak_memory_bytes.unwrap() > 0, "{finished:?}");
+    let never = v1::StartTask { image: "127.0.0.1:1/no:image".into(), ..world.task(world.first, "true") };
+    let finished = world.finished(world.start(never).await).await;
+    assert_eq!((finished.cpu_seconds, finished.peak_memory_bytes), (None, None));
+}

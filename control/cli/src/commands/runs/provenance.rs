@@ -1,9 +1,15 @@
 //! `ds runs provenance`, for people: the graph as an indented tree.
+//!
+//! A file of the asked run's project is named by its path, one of another project as `project:path@commit`.
 
 use std::fmt::Write as _;
 
-use ds_domain::api::{Provenance, ProvenanceEdge, ProvenanceNode};
+use ds_domain::{
+    api::{Provenance, ProvenanceEdge, ProvenanceNode},
+    record::FileReference,
+};
 
+use super::foreign_name;
 use crate::output::text;
 
 /// The tree of a run, what it read, who wrote that, and so on; then what it wrote itself, and the conflicts. A part that was shown already is named
@@ -19,6 +25,10 @@ pub(super) fn tree(provenance: &Provenance) -> String {
             list.push((edge.to, edge.relation.as_str()));
         }
     }
+    let home = match provenance.nodes.first() {
+        Some(ProvenanceNode::Run { project, .. }) => project.as_str(),
+        _ => "",
+    };
     // A stack of its own: a chain of runs may be longer than the thread's stack is deep.
     let mut open = Vec::new();
     if !provenance.nodes.is_empty() {
@@ -27,7 +37,7 @@ pub(super) fn tree(provenance: &Provenance) -> String {
     while let Some(branch) = open.pop() {
         let again = std::mem::replace(&mut shown[branch.node], true) && !children[branch.node].is_empty();
         let note = if again { " (see above)" } else { "" };
-        let label = label(&provenance.nodes[branch.node], branch.relation);
+        let label = label(&provenance.nodes[branch.node], branch.relation, home);
         writeln!(out, "{}{}{note}", branch.lead, text::plain(&label))
             .expect("a String takes all that is written");
         if !again {
@@ -35,7 +45,7 @@ pub(super) fn tree(provenance: &Provenance) -> String {
         }
     }
     for output in written(provenance) {
-        writeln!(out, "wrote {}", text::plain(&label(output, "")))
+        writeln!(out, "wrote {}", text::plain(&label(output, "", home)))
             .expect("a String takes all that is written");
     }
     for conflict in &provenance.conflicts {
@@ -78,19 +88,31 @@ fn below<'a>(parent: &Branch<'a>, children: &[(usize, &'a str)]) -> Vec<Branch<'
     children.iter().enumerate().map(branch).rev().collect()
 }
 
-fn label(node: &ProvenanceNode, relation: &str) -> String {
+/// `home` is the project of the asked run.
+fn label(node: &ProvenanceNode, relation: &str, home: &str) -> String {
     let relation = match relation {
         "" => String::new(),
         "written_by" => "written by ".into(),
         other => format!("{other} "),
     };
     match node {
+        ProvenanceNode::Run { id, project, .. } if project.is_empty() => {
+            format!("{relation}run {} of a project that you may not see", text::short(id))
+        }
         ProvenanceNode::Run { id, project, commit, title } => {
             let title = if title.is_empty() { String::new() } else { format!("  {}", text::excerpt(title)) };
             format!("{relation}run {} in {project} @ {}{title}", text::short(id), text::short(commit))
         }
+        ProvenanceNode::File { project, path, commit: Some(commit), .. }
+            if project != home && !project.is_empty() =>
+        {
+            format!("{relation}{}", foreign_name(project, path, *commit))
+        }
         ProvenanceNode::File { path, commit: Some(commit), .. } => {
             format!("{relation}{path} @ {}", text::short(commit))
+        }
+        ProvenanceNode::File { path, commit: None, .. } if FileReference::is_meant_by(path) => {
+            format!("{relation}{path} (not found)")
         }
         ProvenanceNode::File { path, commit: None, .. } => format!("{relation}{path} (in no commit)"),
     }
@@ -110,7 +132,12 @@ mod tests {
 
     fn file(path: &str, commit: Option<u128>) -> ProvenanceNode {
         let commit = commit.map(|n| CommitId(Uuid::from_u128(n << 96)));
-        ProvenanceNode::File { volume: VolumeId(Uuid::nil()), path: path.into(), commit }
+        ProvenanceNode::File {
+            project: "digits".into(),
+            volume: VolumeId(Uuid::nil()),
+            path: path.into(),
+            commit,
+        }
     }
 
     fn edge(from: usize, to: usize) -> ProvenanceEdge {
@@ -145,6 +172,24 @@ run 00000001 in digits @ 00000010  python train.py
 wrote model.pkl @ 00000001
 ! model.pkl is a declared output, but it did not change";
         assert_eq!(tree(&provenance(nodes, edges)), expected);
+    }
+
+    #[test]
+    fn other_projects_are_named_and_hidden_ones_are_not() {
+        let mut foreign = file("x.csv", Some(2));
+        let ProvenanceNode::File { project, .. } = &mut foreign else { unreachable!() };
+        *project = "prices".into();
+        let mut hidden = run(2, "");
+        let ProvenanceNode::Run { project, .. } = &mut hidden else { unreachable!() };
+        project.clear();
+        let nodes = vec![run(1, "train"), foreign, hidden, file("ds://gone/y", None)];
+        let expected = "\
+run 00000001 in digits @ 00000010  train
+├─ read prices:x.csv@00000002
+│  └─ written by run 00000002 of a project that you may not see
+└─ read ds://gone/y (not found)";
+        let told = tree(&provenance(nodes, vec![edge(0, 1), edge(0, 3), edge(1, 2)]));
+        assert!(told.starts_with(expected), "{told}");
     }
 
     #[test]
