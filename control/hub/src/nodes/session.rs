@@ -218,6 +218,8 @@ impl Session {
             self.core.events.publish(Event::Progress { id: task, project, progress: amount });
             return Ok(None);
         }
+        // Before the step is: nobody is to see it with the last one's bytes.
+        self.core.ticks.note(task, None);
         let noted = self.core.db.task_progress(task, self.runner, phase, &step.detail, now_ms()).await;
         match noted {
             Ok(Some(Noted { project, cancelling })) => {
