@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use crate::{BadBeginning, SnapshotGuid};
+use crate::{BadBeginning, BadStream, SnapshotGuid};
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -108,6 +108,9 @@ pub enum Error {
         #[source]
         source: BadBeginning,
     },
+    /// The stream is damaged or stopped too early, by its own records and checksums.
+    #[error("the stream did not arrive whole, send it again")]
+    Broken(#[from] BadStream),
     /// Somebody else in this process is receiving it, or into the same filesystem.
     #[error(
         "snapshot {snapshot} of volume {volume}, or one beside it, is being received already: try again later"
@@ -162,6 +165,7 @@ impl Error {
                 | Self::UnderWay { .. }
                 | Self::WrongBase(_)
                 | Self::DamagedStream(_)
+                | Self::Broken(_)
                 | Self::NotRunning(_)
         )
     }
