@@ -16,6 +16,7 @@ mod drr;
 mod error;
 mod features;
 mod manifest;
+mod mode;
 mod names;
 mod plan;
 mod pool;
@@ -29,6 +30,7 @@ pub use drr::{
 pub use error::{Error, Failure, Result};
 pub use features::{Features, Implementation};
 pub use manifest::{Change, ChangeKind, EntryKind, Manifest, diff};
+pub use mode::{Encryption, InvalidMode, MODE_PROPERTY, NoMode, SendFlags, StreamMode};
 pub use plan::{Base, Have, SendPlan, StreamKind, plan_send};
 pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
 pub use stream::{Intake, ReceiveProcess, Receiving, SendProcess, Sending};

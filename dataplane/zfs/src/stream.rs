@@ -6,8 +6,8 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::process::{Child, ChildStderr};
 
 use crate::{
-    BadBeginning, BadStream, Error, Failure, Fault, Features, Result, SendPlan, SnapshotGuid, StreamReader,
-    command, drr,
+    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, SendPlan, SnapshotGuid,
+    StreamReader, command, drr,
     names::snapshot_name,
     volumes::{Claim, Volumes},
 };
@@ -74,7 +74,8 @@ impl Intake {
         let begin = stream.begin().ok_or_else(|| refused(BadBeginning::NoStream))?;
         drr::check(begin, &plan, volumes.features().implementation).map_err(refused)?;
         let target = snapshot_name(&filesystem, plan.snapshot);
-        let (stdin, process) = receive(&receive_arguments(volumes.features(), &target))?;
+        let mode = format!("{MODE_PROPERTY}={}", plan.mode);
+        let (stdin, process) = receive(&receive_arguments(volumes.features(), &mode, &target))?;
         // The pipe is empty and holds far more, so this does not wait.
         let mut pipe = std::fs::File::from(stdin);
         pipe.write_all(beginning).map_err(Error::io("write into the pipe to `zfs receive`"))?;
@@ -86,13 +87,13 @@ impl Intake {
     }
 }
 
-fn receive_arguments<'a>(features: &Features, target: &'a str) -> Vec<&'a str> {
+fn receive_arguments<'a>(features: &Features, mode: &'a str, target: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["receive"];
     if features.receive_unmounted {
         arguments.push("-u");
     }
     if features.receive_excluding {
-        arguments.extend(["-x", "mountpoint"]);
+        arguments.extend(["-x", "mountpoint", "-o", mode]);
     }
     arguments.push(target);
     arguments

@@ -80,19 +80,9 @@ pub(crate) fn check(begin: &StreamBegin, plan: &SendPlan, here: Implementation) 
         let [expected, found] = [base, begin.from].map(|guid| guid.unwrap_or(SnapshotGuid(0)));
         return Err(BadBeginning::Base { expected, found });
     }
-    match begin.features.without(known_features(here)) {
+    match begin.features.without(plan.mode.stream_features(here)) {
         StreamFeatures::NONE => Ok(()),
         unknown => Err(BadBeginning::Features(unknown)),
-    }
-}
-
-/// What a stream may need that was sent with plain flags and can be received here.
-fn known_features(here: Implementation) -> StreamFeatures {
-    match here {
-        Implementation::ZfsFuse => StreamFeatures::SPILL,
-        Implementation::OpenZfs => {
-            StreamFeatures::SPILL | StreamFeatures::LARGE_DNODES | StreamFeatures::LONG_NAMES
-        }
     }
 }
 
@@ -129,11 +119,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Base, StreamKind};
+    use crate::{Base, SendFlags, StreamKind, StreamMode};
 
     fn plan(kind: StreamKind) -> SendPlan {
         let (volume, snapshot) = (VolumeId(Uuid::from_u128(1)), SnapshotId(Uuid::from_u128(2)));
-        SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind }
+        SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind, mode: StreamMode::PLAIN }
     }
 
     fn from(guid: u64) -> StreamKind {
@@ -193,6 +183,24 @@ mod tests {
         end[0] = 5;
         assert_eq!(judge(&end, StreamKind::Full), Err(BadBeginning::NoStream));
         assert_eq!(judge(&[0; BEGIN_BYTES], StreamKind::Full), Err(BadBeginning::NoStream));
+    }
+
+    #[test]
+    fn a_stream_needs_no_more_than_its_mode_allows() {
+        let judge = |bits: u64, mode| {
+            let begin = StreamBegin::parse(&record(false, 1 | bits << 2, 0))?.0;
+            check(&begin, &plan(StreamKind::Full).with_mode(mode), Implementation::OpenZfs)
+        };
+        let large = StreamMode::Decrypted(SendFlags { large_blocks: true, ..SendFlags::default() });
+        let compressed = StreamMode::Decrypted(SendFlags { compressed: true, ..SendFlags::default() });
+        for (bits, mode) in
+            [(1 << 19, large), (1 << 22 | 1 << 17, compressed), (1 << 24 | 1 << 22, StreamMode::Raw)]
+        {
+            assert_eq!(judge(bits, mode), Ok(()));
+            let needed = StreamFeatures(bits);
+            assert_eq!(judge(bits, StreamMode::PLAIN), Err(BadBeginning::Features(needed)));
+        }
+        assert!(judge(1 << 24, compressed).is_err() && judge(1 << 22, large).is_err());
     }
 
     proptest! {
