@@ -26,9 +26,11 @@ pub(crate) async fn zfs(arguments: &[&str]) -> Result<String> {
     collect("zfs", arguments).await
 }
 
-/// What `zfs`, or one of its commands, says of how it is used; it exits with 2 after saying so.
-pub(crate) async fn zfs_usage(command_name: &[&str]) -> Result<String> {
-    let output = command("zfs", command_name).output().await.map_err(|source| spawn_error("zfs", source))?;
+/// All that `zfs` says, however it ends: of a command without arguments how it is used (after which it exits with 2).
+pub(crate) async fn zfs_said(arguments: &[&str]) -> Result<String> {
+    let output = timeout(PATIENCE, command("zfs", arguments).output());
+    let output = output.await.map_err(|_| Error::Busy(out_of_patience("zfs", arguments)))?;
+    let output = output.map_err(|source| spawn_error("zfs", source))?;
     Ok([output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat())
 }
 
@@ -98,13 +100,17 @@ async fn run(
     arguments: &[&str],
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<()> {
-    let fail = |said: String| Failure { command: shown(program, arguments), said };
     match timeout(PATIENCE, run_to_end(program, arguments, on_line)).await {
         Ok(Ok(None)) => Ok(()),
-        Ok(Ok(Some(said))) => Err(Error::from_failure(fail(said))),
+        Ok(Ok(Some(said))) => Err(Error::from_failure(Failure { command: shown(program, arguments), said })),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::Busy(fail(format!("nothing for {} s, so it was stopped", PATIENCE.as_secs())))),
+        Err(_) => Err(Error::Busy(out_of_patience(program, arguments))),
     }
+}
+
+fn out_of_patience(program: &str, arguments: &[&str]) -> Failure {
+    let said = format!("nothing for {} s, so it was stopped", PATIENCE.as_secs());
+    Failure { command: shown(program, arguments), said }
 }
 
 /// `None` when it exited with 0, else what it said.

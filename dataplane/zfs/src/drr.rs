@@ -18,8 +18,8 @@ mod fletcher;
 mod reader;
 mod record;
 
-pub(crate) use begin::check;
 pub use begin::{BEGIN_BYTES, BadBeginning, StreamBegin};
+pub(crate) use begin::{Start, check};
 pub use fault::{BadStream, Fault};
 pub use features::StreamFeatures;
 pub use reader::{StreamProgress, StreamReader};

@@ -139,6 +139,16 @@ pub enum Error {
         /// The dataset whose key it uses.
         root: String,
     },
+    /// There is no half-received stream to go on with, or it is another one: start over.
+    #[error(
+        "the receive of snapshot {snapshot} of volume {volume} cannot be gone on with: send it from its start"
+    )]
+    StaleToken {
+        /// Its volume.
+        volume: VolumeId,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
     /// Asked for what this machine's ZFS has not.
     #[error("{version} cannot do this: it needs {what}")]
     Unsupported {
@@ -196,13 +206,16 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same call may succeed later without anybody's help; [`Error::WrongBase`] with a new plan.
+    /// Whether the same call may succeed later without anybody's help; [`Error::WrongBase`] and [`Error::OtherMode`] with a new
+    /// plan, [`Error::StaleToken`] from the stream's start.
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
             Self::Busy(_)
                 | Self::UnderWay { .. }
                 | Self::WrongBase(_)
+                | Self::OtherMode { .. }
+                | Self::StaleToken { .. }
                 | Self::DamagedStream(_)
                 | Self::Broken(_)
                 | Self::NotRunning(_)
@@ -222,7 +235,7 @@ impl Error {
     /// Sorts what a failed command said (in the C locale) into the kinds above.
     pub(crate) fn from_failure(failure: Failure) -> Self {
         type Kind = (&'static [&'static str], fn(Failure) -> Error);
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 10] = [
             (
                 &["daemon is running", "modules are not loaded", "initialize ZFS library", "/dev/zfs"],
                 Error::NotRunning,
@@ -249,6 +262,8 @@ impl Error {
                 Error::DamagedStream,
             ),
             (&["is busy", "currently in use"], Error::Busy),
+            // What OpenZFS says of a bookmark that is not there.
+            (&["no such pool or dataset"], Error::NotFound),
             (&["no such pool"], |failure| Error::PoolMissing { pool: quoted(&failure.said) }),
             (&["does not exist", "could not find any snapshots"], Error::NotFound),
             (&["already exists", "' exists"], Error::Exists),
@@ -290,6 +305,7 @@ mod tests {
             Error::WrongBase(_)
         ));
         assert!(matches!(said("cannot open 'p/v': dataset does not exist"), Error::NotFound(_)));
+        assert!(matches!(said("cannot open 'p/v#a': no such pool or dataset"), Error::NotFound(_)));
         assert!(matches!(said("cannot create 'p/v': dataset already exists"), Error::Exists(_)));
         assert!(matches!(
             said(

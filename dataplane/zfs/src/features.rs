@@ -63,13 +63,13 @@ impl Features {
     /// Asks `zfs` and `zpool`. Fails with [`crate::Error::NotInstalled`] where they are missing and [`crate::Error::NotRunning`] where the
     /// daemon or the module is.
     pub(crate) async fn probe() -> Result<Self> {
-        let usage = command::zfs_usage(&[]).await?;
+        let usage = command::zfs_said(&[]).await?;
         let pools = command::zpool(&["upgrade", "-v"]).await?;
         let version = match command::zfs(&["version"]).await {
             Ok(version) => version.lines().next().map(str::to_owned),
             Err(_) => None,
         };
-        let properties = command::zfs_usage(&["get"]).await?;
+        let properties = command::zfs_said(&["get"]).await?;
         Ok(Self::read(&usage, &properties, &pools, version))
     }
 

@@ -137,6 +137,17 @@ pub(crate) fn snapshot_name(filesystem: &str, snapshot: SnapshotId) -> String {
     format!("{filesystem}@{}", snapshot.to_hex())
 }
 
+/// `<filesystem>#<snapshot>`
+pub(crate) fn bookmark_name(filesystem: &str, snapshot: SnapshotId) -> String {
+    format!("{filesystem}#{}", snapshot.to_hex())
+}
+
+/// Splits `<filesystem>#<32 hex digits>`; other bookmarks (somebody's own) give `None`.
+pub(crate) fn parse_bookmark(name: &str) -> Option<(&str, SnapshotId)> {
+    let (filesystem, snapshot) = name.split_once('#')?;
+    Some((filesystem, SnapshotId(hex(snapshot)?)))
+}
+
 /// Splits `<filesystem>@<32 hex digits>`; other snapshots (somebody's own) give `None`.
 pub(crate) fn parse_snapshot(name: &str) -> Option<(&str, SnapshotId)> {
     let (filesystem, snapshot) = name.split_once('@')?;
@@ -169,6 +180,8 @@ mod tests {
                 let full = snapshot_name(&name, snapshot);
                 prop_assert!(full.len() < 256);
                 prop_assert_eq!(parse_snapshot(&full), Some((name.as_str(), snapshot)));
+                let bookmark = bookmark_name(&name, snapshot);
+                prop_assert_eq!(parse_bookmark(&bookmark), Some((name.as_str(), snapshot)));
             }
         }
 
@@ -176,7 +189,7 @@ mod tests {
         fn no_name_makes_it_panic(name in ".{0,80}") {
             let _ = layout().parse(&name);
             let _ = layout().parse(&format!("tank/store/{name}"));
-            let _ = parse_snapshot(&name);
+            let _ = (parse_snapshot(&name), parse_bookmark(&name));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use crate::{Snapshot, SnapshotGuid, StreamMode};
+use crate::{Bookmark, Snapshot, SnapshotGuid, StreamMode};
 
 /// A snapshot of the volume that the receiver has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,28 +78,69 @@ impl SendPlan {
 /// filesystem that they can receive onto, else from the origin of its clone, else a full one. A base counts only if its GUID is
 /// equal on both sides. The mode is plain: [`SendPlan::with_mode`] sets what the two agreed on.
 pub fn plan_send(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> SendPlan {
-    let kind =
-        incremental(target, ours, theirs).or_else(|| clone(target, ours, theirs)).unwrap_or(StreamKind::Full);
+    plan_send_from(target, ours, &[], theirs)
+}
+
+/// The same, where `bookmarks` remember snapshots that are gone here: a stream can start from one as well, but a snapshot comes
+/// first.
+pub fn plan_send_from(
+    target: &Snapshot,
+    ours: &[Snapshot],
+    bookmarks: &[Bookmark],
+    theirs: &[Have],
+) -> SendPlan {
+    let snapshots = ours.iter().map(Candidate::from);
+    let bookmarks = bookmarks.iter().map(Candidate::from);
+    let kind = incremental(target, snapshots, theirs)
+        .or_else(|| incremental(target, bookmarks, theirs))
+        .or_else(|| clone(target, ours, theirs))
+        .unwrap_or(StreamKind::Full);
     SendPlan { volume: target.volume, snapshot: target.id, guid: target.guid, kind, mode: StreamMode::PLAIN }
 }
 
-fn incremental(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> Option<StreamKind> {
-    let older =
-        |ours: &&Snapshot| ours.filesystem == target.filesystem && ours.created_txg < target.created_txg;
-    let can_land = |ours: &&Snapshot| theirs.iter().any(|have| have.tip && same(have, ours));
-    let newest = ours.iter().filter(older).filter(can_land).max_by_key(|ours| ours.created_txg)?;
-    Some(StreamKind::Incremental(Base { snapshot: newest.id, guid: newest.guid }))
+/// What an incremental stream may start from.
+struct Candidate<'a> {
+    base: Base,
+    filesystem: &'a str,
+    created_txg: u64,
+}
+
+impl<'a> From<&'a Snapshot> for Candidate<'a> {
+    fn from(ours: &'a Snapshot) -> Self {
+        let base = Base { snapshot: ours.id, guid: ours.guid };
+        Self { base, filesystem: &ours.filesystem, created_txg: ours.created_txg }
+    }
+}
+
+impl<'a> From<&'a Bookmark> for Candidate<'a> {
+    fn from(ours: &'a Bookmark) -> Self {
+        let base = Base { snapshot: ours.snapshot, guid: ours.guid };
+        Self { base, filesystem: &ours.filesystem, created_txg: ours.created_txg }
+    }
+}
+
+fn incremental<'a>(
+    target: &Snapshot,
+    starts: impl Iterator<Item = Candidate<'a>>,
+    theirs: &[Have],
+) -> Option<StreamKind> {
+    let older = |start: &Candidate<'_>| {
+        start.filesystem == target.filesystem && start.created_txg < target.created_txg
+    };
+    let can_land = |start: &Candidate<'_>| theirs.iter().any(|have| have.tip && same(have, start.base));
+    let newest = starts.filter(older).filter(can_land).max_by_key(|start| start.created_txg)?;
+    Some(StreamKind::Incremental(newest.base))
 }
 
 fn clone(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> Option<StreamKind> {
     let origin = target.origin.as_ref()?;
     let base = ours.iter().find(|ours| ours.filesystem == origin.filesystem && ours.id == origin.snapshot)?;
-    let common = theirs.iter().any(|have| same(have, base));
-    common.then_some(StreamKind::Clone(Base { snapshot: base.id, guid: base.guid }))
+    let base = Base { snapshot: base.id, guid: base.guid };
+    theirs.iter().any(|have| same(have, base)).then_some(StreamKind::Clone(base))
 }
 
-fn same(have: &Have, ours: &Snapshot) -> bool {
-    (have.snapshot, have.guid) == (ours.id, ours.guid)
+fn same(have: &Have, base: Base) -> bool {
+    (have.snapshot, have.guid) == (base.snapshot, base.guid)
 }
 
 #[cfg(test)]
@@ -193,5 +234,23 @@ mod tests {
         all.push(cloned_from(ours("branch", 4, false), "main", 2));
         all.push(cloned_from(ours("branch", 5, true), "main", 2));
         assert_eq!(kind(&all[4], &all, &[have(2, false), have(4, true)]), StreamKind::Incremental(base(4)));
+    }
+
+    #[test]
+    fn a_bookmark_stands_in_for_a_snapshot_that_is_gone() {
+        let line = [ours("main", 3, false), ours("main", 4, true)];
+        let bookmark = |n: u64, filesystem: &str| Bookmark {
+            snapshot: id(n),
+            guid: SnapshotGuid(n),
+            filesystem: filesystem.to_owned(),
+            created_txg: n,
+        };
+        let kind =
+            |bookmarks: &[Bookmark], theirs: &[Have]| plan_send_from(&line[1], &line, bookmarks, theirs).kind;
+        assert_eq!(kind(&[bookmark(2, "main")], &[have(2, true)]), StreamKind::Incremental(base(2)));
+        assert_eq!(kind(&[bookmark(2, "other")], &[have(2, true)]), StreamKind::Full);
+        assert_eq!(kind(&[bookmark(2, "main")], &[have(2, false)]), StreamKind::Full);
+        let both = [have(2, true), have(3, true)];
+        assert_eq!(kind(&[bookmark(2, "main")], &both), StreamKind::Incremental(base(3)));
     }
 }

@@ -1,13 +1,17 @@
 //! Running sends and receives: a process each, with one end of a pipe in the caller's hand.
 
-use std::{io::Write, os::fd::OwnedFd, process::Stdio};
+use std::{io::Write, os::fd::OwnedFd, process::Stdio, time::Duration};
 
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use tokio::process::{Child, ChildStderr};
+use tokio::{
+    process::{Child, ChildStderr},
+    time::timeout,
+};
 
 use crate::{
-    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, SendPlan, SnapshotGuid,
-    StreamReader, command, drr,
+    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, ResumeToken, SendPlan,
+    SnapshotGuid, StreamReader, command,
+    drr::{self, Start},
     names::snapshot_name,
     volumes::{Claim, Volumes},
 };
@@ -16,6 +20,8 @@ use crate::{
 const PIPE_BYTES: usize = 1024 * 1024;
 /// The kernel's default; less is never asked for.
 const SMALLEST_PIPE_BYTES: usize = 64 * 1024;
+/// For so long a receive may write down what is in its pipe when its stream has ended.
+const NOTICE: Duration = Duration::from_secs(30);
 
 /// A send that has started.
 #[derive(Debug)]
@@ -51,19 +57,26 @@ pub struct Intake {
     volumes: Volumes,
     plan: SendPlan,
     filesystem: String,
+    start: Start,
     claim: Claim,
 }
 
 impl Intake {
-    pub(crate) fn new(volumes: Volumes, plan: SendPlan, filesystem: String, claim: Claim) -> Self {
-        Self { volumes, plan, filesystem, claim }
+    pub(crate) fn new(
+        volumes: Volumes,
+        plan: SendPlan,
+        filesystem: String,
+        start: Start,
+        claim: Claim,
+    ) -> Self {
+        Self { volumes, plan, filesystem, start, claim }
     }
 
     /// Starts receiving a stream that begins with these [`BEGIN_BYTES`](crate::BEGIN_BYTES) (more are ignored), and passes them on: the caller goes
     /// on behind them. Fails with [`Error::Refused`] where they, or fewer, are not the beginning of the planned stream; then
     /// nothing has happened.
     pub fn begin(self, beginning: &[u8]) -> Result<Receiving> {
-        let Self { volumes, plan, filesystem, claim } = self;
+        let Self { volumes, plan, filesystem, start, claim } = self;
         let beginning = &beginning[..beginning.len().min(drr::BEGIN_BYTES)];
         let refused = |source| Error::Refused { snapshot: plan.snapshot, source };
         let mut stream = StreamReader::new();
@@ -72,7 +85,7 @@ impl Intake {
             bad => bad.into(),
         })?;
         let begin = stream.begin().ok_or_else(|| refused(BadBeginning::NoStream))?;
-        drr::check(begin, &plan, volumes.features().implementation).map_err(refused)?;
+        drr::check(begin, &plan, start, volumes.features().implementation).map_err(refused)?;
         let target = snapshot_name(&filesystem, plan.snapshot);
         let mode = format!("{MODE_PROPERTY}={}", plan.mode);
         let (stdin, process) = receive(&receive_arguments(volumes.features(), &mode, &target))?;
@@ -89,6 +102,9 @@ impl Intake {
 
 fn receive_arguments<'a>(features: &Features, mode: &'a str, target: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["receive"];
+    if features.resume {
+        arguments.push("-s");
+    }
     if features.receive_unmounted {
         arguments.push("-u");
     }
@@ -111,8 +127,8 @@ pub struct Receiving {
     pub process: ReceiveProcess,
 }
 
-/// The process behind a [`Receiving`]; killed and reaped when dropped, and then ZFS itself destroys what was half received once
-/// the pipe is closed as well.
+/// The process behind a [`Receiving`]; killed and reaped when dropped. Once the pipe is closed as well, ZFS keeps what was half
+/// received where it knows resume tokens ([`Volumes::resumable`] finds it), and else destroys it.
 #[derive(Debug)]
 pub struct ReceiveProcess {
     process: Process,
@@ -143,6 +159,17 @@ impl ReceiveProcess {
         }
         volumes.undo_receive(&plan, &filesystem).await?;
         Err(Error::WrongGuid { snapshot: plan.snapshot, expected: plan.guid, found })
+    }
+
+    /// Ends it and keeps what was received of it, which [`Volumes::receive_resumed`] goes on with; `stdin` must be closed before.
+    /// `None` where nothing was kept, as always where this ZFS knows no resume tokens.
+    pub async fn suspend(self) -> Result<Option<ResumeToken>> {
+        if !self.volumes.features().resume {
+            return self.abort().await.map(|()| None);
+        }
+        let Self { process, volumes, plan: _, filesystem, _claim } = self;
+        process.end_soon().await?;
+        volumes.token_of(&filesystem).await
     }
 
     /// Ends it and destroys what was received of it, waiting for ZFS to let go. `stdin` must be closed before.
@@ -195,6 +222,14 @@ impl Process {
             said = format!("nothing, and ended with {status}");
         }
         Ok((Failure { command: self.shown, said }, status.success()))
+    }
+
+    /// Lets it notice that its stream has ended, so that it writes down what it has, but does not wait for ever.
+    async fn end_soon(mut self) -> Result<()> {
+        match timeout(NOTICE, self.child.wait()).await {
+            Ok(ended) => ended.map(drop).map_err(Error::io(format!("wait for `{}`", self.shown))),
+            Err(_) => self.kill().await,
+        }
     }
 
     async fn kill(mut self) -> Result<()> {

@@ -6,6 +6,8 @@ mod advance;
 mod chains;
 mod claims;
 mod clones;
+mod keeping;
+mod partials;
 mod reserve;
 mod streams;
 
@@ -28,6 +30,8 @@ use crate::{
 
 pub(crate) use claims::Claim;
 use claims::Claims;
+pub use keeping::Bookmark;
+pub use partials::Partial;
 
 /// A node's volumes. Cheap to clone.
 ///

@@ -52,6 +52,9 @@ pub enum BadBeginning {
         /// The stream's.
         found: SnapshotGuid,
     },
+    /// It goes on where another broke off though it was to start anew, or the other way round.
+    #[error("it does not start where the receiver is: at its beginning, or where an earlier one broke off")]
+    Start,
     /// It uses what this machine's ZFS does not know.
     #[error("it needs what this machine's ZFS does not have, or the plan does not allow: {0}")]
     Features(StreamFeatures),
@@ -70,8 +73,25 @@ pub struct StreamBegin {
     pub(super) payload_bytes: u64,
 }
 
+/// Where a stream starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    Anew,
+    /// Where an earlier one broke off.
+    Resumed,
+}
+
 /// Checks that a stream that begins like this is the planned one, and nothing more.
-pub(crate) fn check(begin: &StreamBegin, plan: &SendPlan, here: Implementation) -> Result<(), BadBeginning> {
+pub(crate) fn check(
+    begin: &StreamBegin,
+    plan: &SendPlan,
+    start: Start,
+    here: Implementation,
+) -> Result<(), BadBeginning> {
+    let resumes = begin.features.intersects(StreamFeatures::RESUMING);
+    if resumes != (start == Start::Resumed) {
+        return Err(BadBeginning::Start);
+    }
     let base = plan.kind.base().map(|base| base.guid);
     if begin.to != plan.guid {
         return Err(BadBeginning::Snapshot { expected: plan.guid, found: begin.to });
@@ -80,7 +100,7 @@ pub(crate) fn check(begin: &StreamBegin, plan: &SendPlan, here: Implementation) 
         let [expected, found] = [base, begin.from].map(|guid| guid.unwrap_or(SnapshotGuid(0)));
         return Err(BadBeginning::Base { expected, found });
     }
-    match begin.features.without(plan.mode.stream_features(here)) {
+    match begin.features.without(plan.mode.stream_features(here) | StreamFeatures::RESUMING) {
         StreamFeatures::NONE => Ok(()),
         unknown => Err(BadBeginning::Features(unknown)),
     }
@@ -146,7 +166,7 @@ mod tests {
     }
 
     fn judge(record: &[u8; BEGIN_BYTES], kind: StreamKind) -> Result<(), BadBeginning> {
-        check(&StreamBegin::parse(record)?.0, &plan(kind), Implementation::ZfsFuse)
+        check(&StreamBegin::parse(record)?.0, &plan(kind), Start::Anew, Implementation::ZfsFuse)
     }
 
     #[test]
@@ -186,10 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn a_resumed_stream_is_let_in_only_where_one_broke_off() {
+        let resuming = StreamBegin::parse(&record(false, 1 | 1 << 22, 0)).unwrap().0;
+        let anew = StreamBegin::parse(&record(false, 1, 0)).unwrap().0;
+        let judge = |begin: &StreamBegin, start| {
+            check(begin, &plan(StreamKind::Full), start, Implementation::OpenZfs)
+        };
+        assert_eq!((judge(&resuming, Start::Resumed), judge(&anew, Start::Anew)), (Ok(()), Ok(())));
+        for (begin, start) in [(resuming, Start::Anew), (anew, Start::Resumed)] {
+            assert_eq!(judge(&begin, start), Err(BadBeginning::Start));
+        }
+    }
+
+    #[test]
     fn a_stream_needs_no_more_than_its_mode_allows() {
         let judge = |bits: u64, mode| {
             let begin = StreamBegin::parse(&record(false, 1 | bits << 2, 0))?.0;
-            check(&begin, &plan(StreamKind::Full).with_mode(mode), Implementation::OpenZfs)
+            check(&begin, &plan(StreamKind::Full).with_mode(mode), Start::Anew, Implementation::OpenZfs)
         };
         let large = StreamMode::Decrypted(SendFlags { large_blocks: true, ..SendFlags::default() });
         let compressed = StreamMode::Decrypted(SendFlags { compressed: true, ..SendFlags::default() });

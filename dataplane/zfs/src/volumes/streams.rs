@@ -1,13 +1,12 @@
-//! Sending and receiving snapshots, and holding on to them meanwhile.
+//! Sending and receiving snapshots.
 
 use std::time::Duration;
-
-use ds_domain::ids::{SnapshotId, VolumeId};
 
 use super::{Volumes, create_filesystem, destroy, destroy_tree, ignore_missing};
 use crate::{
     Base, Error, Failure, Intake, Result, SendPlan, Sending, StreamKind,
     command::zfs,
+    drr::Start,
     names::{Place, snapshot_name},
     stream,
     topology::{Filesystem, Topology},
@@ -24,17 +23,14 @@ impl Volumes {
     pub async fn send(&self, plan: &SendPlan) -> Result<Sending> {
         let _lock = self.lock(plan.volume).await;
         let topology = self.topology_of(plan.volume).await?;
-        let arguments = send_arguments(&topology, plan)?;
-        if let Some(here) = topology.holding(plan.volume, plan.snapshot) {
-            self.check_sending(plan, &here.name).await?;
-        }
+        let arguments = self.send_arguments(&topology, plan).await?;
         stream::send(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The size in bytes of the planned stream, where ZFS can tell before it is sent. (zfs-fuse can only for a full one.)
     pub async fn estimate(&self, plan: &SendPlan) -> Result<Option<u64>> {
         let topology = self.topology_of(plan.volume).await?;
-        let mut arguments = send_arguments(&topology, plan)?;
+        let mut arguments = self.send_arguments(&topology, plan).await?;
         if self.features().dry_run {
             arguments.splice(1..1, ["-nP".to_owned()]);
             let answer = zfs(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await?;
@@ -72,10 +68,12 @@ impl Volumes {
         // Before anything is touched: what lies there may be another receive's.
         let claim = self.inner.receiving.claim(&filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
-        if let Some(place) = room {
-            self.make_room(place).await?;
+        match room {
+            Some(place) => self.make_room(place).await?,
+            // What was half received on it would be in the way.
+            None => self.drop_partial_on(&filesystem).await?,
         }
-        Ok(Intake::new(self.clone(), *plan, filesystem, claim))
+        Ok(Intake::new(self.clone(), *plan, filesystem, Start::Anew, claim))
     }
 
     /// Clears what a crash left where a new filesystem is to be received, and makes its folder. [`Error::Busy`] if it is no leftover.
@@ -90,6 +88,7 @@ impl Volumes {
 
     /// Destroys what a receive that failed or was ended brought: its snapshot, or the filesystem that was to have it.
     pub(crate) async fn undo_receive(&self, plan: &SendPlan, filesystem: &str) -> Result<()> {
+        self.drop_partial_on(filesystem).await?;
         if let StreamKind::Incremental(_) = plan.kind {
             // Whatever a stream may have done to the properties that matter: a main line is never mounted.
             self.detach(filesystem).await?;
@@ -106,84 +105,33 @@ impl Volumes {
         }
     }
 
-    /// Keeps a snapshot from being destroyed until `owner` (letters, digits and `-_.:`) lets go of it. Can be repeated.
-    pub async fn hold(&self, volume: VolumeId, snapshot: SnapshotId, owner: &str) -> Result<()> {
-        let name = self.located(volume, snapshot).await?;
-        match zfs(&["hold", &tag(owner), &name]).await {
-            Err(Error::Failed(failure) | Error::Exists(failure))
-                if failure.said.contains("tag already exists") =>
-            {
-                Ok(())
-            }
-            result => result.map(drop),
+    pub(super) async fn send_arguments(&self, topology: &Topology, plan: &SendPlan) -> Result<Vec<String>> {
+        let (volume, snapshot) = (plan.volume, plan.snapshot);
+        let here = topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
+        if here.point(snapshot).is_none_or(|point| point.guid != plan.guid) {
+            return Err(does_not_fit(plan, "the snapshot has another GUID here"));
         }
-    }
-
-    /// Lets go of a snapshot. One that is not held by `owner`, or not here, is no error.
-    pub async fn release(&self, volume: VolumeId, snapshot: SnapshotId, owner: &str) -> Result<()> {
-        match self.located(volume, snapshot).await {
-            Ok(name) => release(&name, owner).await,
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Lets go of everything that `owner` holds: what it left when it crashed.
-    pub async fn release_all(&self, owner: &str) -> Result<()> {
-        // zfs-fuse counts the holds of a snapshot but cannot list them, so it is tried on each that has any.
-        let listing =
-            zfs(&["get", "-Hp", "-r", "-o", "name,value", "userrefs", self.inner.layout.root()]).await?;
-        let held = |line: &&str| !matches!(line.split('\t').nth(1), None | Some("0" | "-"));
-        for line in listing.lines().filter(held) {
-            let name = line.split('\t').next().unwrap_or(line);
-            release(name, owner).await?;
-        }
-        Ok(())
-    }
-
-    async fn located(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<String> {
-        let topology = self.topology_of(volume).await?;
-        let filesystem =
-            topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
-        Ok(snapshot_name(&filesystem.name, snapshot))
-    }
-}
-
-fn tag(owner: &str) -> String {
-    format!("dotstream:{owner}")
-}
-
-async fn release(snapshot: &str, owner: &str) -> Result<()> {
-    match zfs(&["release", &tag(owner), snapshot]).await {
-        Err(Error::Failed(failure)) if failure.said.contains("no such tag") => Ok(()),
-        result => ignore_missing(result),
-    }
-}
-
-fn send_arguments(topology: &Topology, plan: &SendPlan) -> Result<Vec<String>> {
-    let (volume, snapshot) = (plan.volume, plan.snapshot);
-    let here = topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
-    if here.point(snapshot).is_none_or(|point| point.guid != plan.guid) {
-        return Err(does_not_fit(plan, "the snapshot has another GUID here"));
-    }
-    let mut arguments = vec!["send".to_owned()];
-    arguments.extend(plan.mode.arguments().map(str::to_owned));
-    match plan.kind {
-        StreamKind::Full => {}
-        StreamKind::Incremental(base) if has(here, base) => {
-            arguments.extend(["-i".to_owned(), snapshot_name(&here.name, base.snapshot)]);
-        }
-        StreamKind::Clone(base) => {
-            let origin = here.origin.as_ref().filter(|origin| origin.snapshot == base.snapshot);
-            let Some(origin) = origin else {
-                return Err(does_not_fit(plan, "it is no clone of the base any more"));
+        self.check_sending(plan, &here.name).await?;
+        let mut arguments = vec!["send".to_owned()];
+        arguments.extend(plan.mode.arguments().map(str::to_owned));
+        if let Some(base) = plan.kind.base() {
+            let name = match plan.kind {
+                StreamKind::Clone(_) => here
+                    .origin
+                    .as_ref()
+                    .filter(|origin| origin.snapshot == base.snapshot)
+                    .map(|origin| snapshot_name(&origin.filesystem, base.snapshot))
+                    .ok_or_else(|| does_not_fit(plan, "it is no clone of the base any more"))?,
+                _ => self
+                    .base_name(here, base)
+                    .await?
+                    .ok_or_else(|| does_not_fit(plan, "the base is not on the snapshot's filesystem"))?,
             };
-            arguments.extend(["-i".to_owned(), snapshot_name(&origin.filesystem, base.snapshot)]);
+            arguments.extend(["-i".to_owned(), name]);
         }
-        StreamKind::Incremental(_) => return Err(does_not_fit(plan, "the base is on another filesystem")),
+        arguments.push(snapshot_name(&here.name, snapshot));
+        Ok(arguments)
     }
-    arguments.push(snapshot_name(&here.name, snapshot));
-    Ok(arguments)
 }
 
 enum Landing {

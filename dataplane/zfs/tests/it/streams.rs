@@ -2,35 +2,9 @@
 
 use std::io::{Read, Write};
 
-use crate::support::{self, Pool, commit, plan, read, snapshot, transfer, volume, work};
-use ds_domain::ids::{SnapshotId, VolumeId};
+use crate::support::{self, begin, commit, noise, plan, read, transfer, two_pools, work};
+use ds_domain::ids::SnapshotId;
 use ds_zfs::{BEGIN_BYTES, BadBeginning, Error, SendPlan, SnapshotGuid, StreamKind, StreamReader, Volumes};
-
-/// Bytes that do not compress, the same in each run.
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    })
-    .flatten()
-    .take(bytes)
-    .collect()
-}
-
-async fn two_pools(second_mib: u64) -> (Pool, Pool, Volumes, Volumes) {
-    let (one, two) = (Pool::create(192).await, Pool::create(second_mib).await);
-    let (from, to) = (one.volumes().await, two.volumes().await);
-    (one, two, from, to)
-}
-
-async fn begin(from: &Volumes) -> (VolumeId, SnapshotId) {
-    let (volume, first) = (volume(), snapshot());
-    from.create(volume, first).await.unwrap();
-    (volume, first)
-}
 
 async fn bytes_of(volumes: &Volumes, plan: &SendPlan) -> Vec<u8> {
     let sending = volumes.send(plan).await.unwrap();
@@ -207,7 +181,7 @@ async fn a_full_pool_says_so_and_keeps_what_it_has() {
     let incremental = plan(&from, &to, volume, second).await;
     let sending = from.send(&incremental).await.unwrap();
     let intake = to.receive(&incremental).await.unwrap();
-    let (source, receiving) = support::begin(intake, sending.stdout.into()).await.unwrap();
+    let (source, receiving) = support::let_in(intake, sending.stdout.into()).await.unwrap();
     let (copied, stream) = support::pass(source, receiving.stdin.into(), receiving.stream).await;
     assert!(copied.is_err(), "the receiver stopped reading");
     let error = receiving.process.finish(&stream).await.unwrap_err();

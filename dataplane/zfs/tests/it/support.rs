@@ -9,7 +9,7 @@ use std::{
 
 use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
 use ds_zfs::{
-    BEGIN_BYTES, Have, Intake, Receiving, SendPlan, SnapshotGuid, StreamReader, Volumes, plan_send,
+    BEGIN_BYTES, Have, Intake, Receiving, SendPlan, Sending, SnapshotGuid, StreamReader, Volumes, plan_send,
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -70,6 +70,32 @@ pub(crate) fn zfs(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Bytes that do not compress, the same in each run.
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(bytes)
+    .collect()
+}
+
+pub(crate) async fn two_pools(second_mib: u64) -> (Pool, Pool, Volumes, Volumes) {
+    let (one, two) = (Pool::create(192).await, Pool::create(second_mib).await);
+    let (from, to) = (one.volumes().await, two.volumes().await);
+    (one, two, from, to)
+}
+
+pub(crate) async fn begin(from: &Volumes) -> (VolumeId, SnapshotId) {
+    let (volume, first) = (volume(), snapshot());
+    from.create(volume, first).await.unwrap();
+    (volume, first)
+}
+
 pub(crate) fn volume() -> VolumeId {
     VolumeId(Uuid::new_v4())
 }
@@ -118,10 +144,22 @@ pub(crate) async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapsho
     plan_send(target, &ours, &theirs)
 }
 
+/// Whether this machine's ZFS has what a test needs; else it says why the test is skipped.
+pub(crate) fn has(feature: bool, what: &str) -> bool {
+    if !feature {
+        println!("skipped: this machine's ZFS has no {what}");
+    }
+    feature
+}
+
 /// Runs one planned stream from pipe to pipe.
 pub(crate) async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
     let sending = from.send(plan).await?;
-    let (source, receiving) = begin(to.receive(plan).await?, sending.stdout.into()).await?;
+    connect(sending, to.receive(plan).await?).await
+}
+
+pub(crate) async fn connect(sending: Sending, intake: Intake) -> ds_zfs::Result<SnapshotGuid> {
+    let (source, receiving) = let_in(intake, sending.stdout.into()).await?;
     let (copied, stream) = pass(source, receiving.stdin.into(), receiving.stream).await;
     let sent = sending.process.finish().await;
     let received = receiving.process.finish(&stream).await?;
@@ -131,7 +169,7 @@ pub(crate) async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> d
 }
 
 /// Lets the beginning of a stream in; gives the rest.
-pub(crate) async fn begin(
+pub(crate) async fn let_in(
     intake: Intake,
     mut stream: std::fs::File,
 ) -> ds_zfs::Result<(std::fs::File, Receiving)> {
