@@ -14,6 +14,7 @@ pub mod framing;
 pub mod identity;
 pub mod link;
 mod routes;
+mod threads;
 mod tls;
 pub mod token;
 

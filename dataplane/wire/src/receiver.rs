@@ -222,7 +222,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Digest, Lane, Sender};
+    use crate::{Digest, Digester, Lane, Sender};
 
     const TRANSFER: TransferId = TransferId([9; 16]);
 
@@ -324,7 +324,7 @@ mod tests {
         for wrong in [Fin { chunks: 1, bytes: 4, ..fin }, Fin { chunks: 3, ..fin }, Fin { bytes: 7, ..fin }] {
             assert!(matches!(receiver.clone_state().fin(wrong), Err(Error::EndMismatch { .. })), "{wrong:?}");
         }
-        let swapped = Fin { digest: Digest([0; 32]), ..fin };
+        let swapped = Fin { digest: Digest([0; 16]), ..fin };
         assert!(matches!(receiver.clone_state().fin(swapped), Err(Error::StreamDigest { .. })));
         receiver.fin(fin).unwrap();
         receiver.fin(fin).unwrap();
@@ -349,7 +349,7 @@ mod tests {
             for (index, offset, length, aligned) in headers {
                 let offset = if aligned { index * 4 } else { offset };
                 let payload = Bytes::from(vec![0; length as usize]);
-                let _ = receiver.accept(Chunk::seal(TRANSFER, index, offset, payload));
+                let _ = receiver.accept(Chunk::seal(TRANSFER, &Digester::new(TRANSFER), index, offset, payload));
                 prop_assert!(receiver.held_bytes() <= 12);
             }
         }

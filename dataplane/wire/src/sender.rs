@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{Ack, Chunk, Error, FULL_CHUNK, Fin, StreamDigest, TransferId, check_window};
+use crate::{Ack, Chunk, Digester, Error, FULL_CHUNK, Fin, StreamDigest, TransferId, check_window};
 
 /// One of the connections that carry a transfer's chunks; the driver numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +15,7 @@ pub struct Lane(pub u32);
 #[derive(Debug)]
 pub struct Sender {
     transfer: TransferId,
+    digester: Digester,
     chunk_bytes: u64,
     window_bytes: u64,
     /// Bytes at the end of what was pushed that do not fill a chunk yet.
@@ -48,6 +49,7 @@ impl Sender {
         check_window(window_bytes, chunk_bytes)?;
         Ok(Self {
             transfer,
+            digester: Digester::new(transfer),
             chunk_bytes,
             window_bytes,
             partial: BytesMut::new(),
@@ -166,7 +168,7 @@ impl Sender {
 
     fn cut(&mut self, payload: Bytes) {
         let (index, length) = (self.cut_chunks(), payload.len() as u64);
-        let chunk = Chunk::seal(self.transfer, index, self.cut_bytes, payload);
+        let chunk = Chunk::seal(self.transfer, &self.digester, index, self.cut_bytes, payload);
         self.digest.add(&chunk.header().digest);
         self.chunks.push_back((chunk, None));
         self.waiting.insert(index);
