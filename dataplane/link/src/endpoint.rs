@@ -28,7 +28,7 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Below the time after which home routers forget a UDP flow, and far below [`IDLE_TIMEOUT`].
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Silence after which the other end is gone.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A chunk of 1 MiB and its header arrive without waiting for credit.
 const STREAM_WINDOW_BYTES: u32 = (1 << 20) + (64 << 10);
 /// Bytes of one link in memory here that nobody has read yet: as much as the window of a transfer.

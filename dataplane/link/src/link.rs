@@ -13,6 +13,7 @@ use prost::Message;
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Error, Peer, Result,
@@ -90,9 +91,13 @@ impl Link {
         Some(dialer.link(self.remote_address(), self.peer().node).await)
     }
 
-    /// Runs `work` on the thread that drives this link, so that what it reads and writes stays in one core's caches.
-    pub fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.0.thread.spawn(work)
+    /// Runs `work` on the thread that drives this link, so that what it reads and writes stays in one core's caches. It
+    /// ends with the answer.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(self.0.thread.spawn(work))
     }
 
     /// Opens a control stream with its first message. Waits while the other end has as many open as it allows.

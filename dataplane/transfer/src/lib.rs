@@ -13,6 +13,7 @@ mod client;
 mod clock;
 mod error;
 mod exchange;
+mod joins;
 mod metrics;
 mod plans;
 pub mod receipt;

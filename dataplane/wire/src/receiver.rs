@@ -157,6 +157,11 @@ impl Receiver {
         self.acked
     }
 
+    /// The chunks that are here and not acknowledged: what a sender need not send again.
+    pub fn held(&self) -> impl Iterator<Item = u64> {
+        (self.acked.chunks..self.received.chunks).chain(self.ahead.keys().copied())
+    }
+
     /// Whether all of the stream arrived and is what the sender sent. Not all of it need be handed out or written.
     pub fn is_complete(&self) -> bool {
         self.fin.is_some_and(|fin| fin.chunks == self.received.chunks)

@@ -137,6 +137,14 @@ impl Sender {
         }
     }
 
+    /// Notes chunks that the receiver has, ahead of what it has written: no lane needs to take them. What was never sent is not
+    /// believed.
+    pub fn held(&mut self, ahead: &[u64]) {
+        for index in ahead.iter().filter(|index| **index < self.sent) {
+            self.waiting.remove(index);
+        }
+    }
+
     /// Lets go of what the receiver has written. An acknowledgement that says less than an earlier one changes nothing.
     pub fn acknowledge(&mut self, ack: Ack) -> Result<(), Error> {
         if ack.chunks <= self.acked.chunks && ack.bytes <= self.acked.bytes {
@@ -284,6 +292,20 @@ mod tests {
         let fin = sender.finish();
         assert_eq!((fin.bytes, fin.chunks, fin.digest), (0, 0, StreamDigest::new().value()));
         assert!(sender.is_done());
+    }
+
+    #[test]
+    fn what_the_receiver_holds_is_not_sent_again() {
+        let mut sender = sender(100);
+        push(&mut sender, "aaaabbbbccccdddd");
+        for _ in 0..3 {
+            sender.next_chunk(Lane(0)).unwrap();
+        }
+        sender.lane_lost(Lane(0));
+        sender.held(&[1, 2, 3, u64::MAX]);
+        let rest: Vec<_> =
+            std::iter::from_fn(|| sender.next_chunk(Lane(1))).map(|c| c.header().index).collect();
+        assert_eq!(rest, [0, 3], "the last was never sent");
     }
 
     #[test]
