@@ -45,6 +45,12 @@ enum Bench {
     /// The receiving end of `transfer`.
     #[command(hide = true)]
     TransferReceive(transfer::ours::Receive),
+    /// A store for `transfer` that only holds links.
+    #[command(hide = true)]
+    TransferIdleStore(transfer::idle::Store),
+    /// Runners for `transfer` that only hold links.
+    #[command(hide = true)]
+    TransferIdleRunners(transfer::idle::Runners),
     /// What takes the bytes that `transfer` moved.
     #[command(hide = true)]
     TransferSink(transfer::payload::Sink),
@@ -66,6 +72,8 @@ fn main() -> Result<()> {
         Bench::Transfer => transfer::measure(scale)?,
         Bench::TransferSend(send) => return Runtime::new()?.block_on(send.run()),
         Bench::TransferReceive(receive) => return Runtime::new()?.block_on(receive.run()),
+        Bench::TransferIdleStore(store) => return Runtime::new()?.block_on(store.run()),
+        Bench::TransferIdleRunners(runners) => return Runtime::new()?.block_on(runners.run()),
         Bench::TransferSink(sink) => return sink.run(),
     };
     print!("{}", report.table());

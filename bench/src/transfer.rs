@@ -3,11 +3,13 @@
 //! Every round runs each contender once, so that what else the machine does meets all of them; the figures are medians of
 //! the rounds. Start reading at `peers.rs`; `process.rs` is how they are measured, `network.rs` where they run.
 
+pub(crate) mod idle;
 mod kit;
 mod network;
 pub(crate) mod ours;
 pub(crate) mod payload;
 mod peers;
+mod pools;
 mod process;
 
 use anyhow::Result;
@@ -52,6 +54,8 @@ pub(crate) fn measure(scale: Scale) -> Result<Report> {
     }
     let mut results: Vec<_> = contenders.iter().flat_map(Contender::rows).collect();
     results.extend(comparisons(&contenders));
+    results.push(pools::measure(&ground, &loopback, scale)?);
+    results.push(idle::measure(&ground.kit, &loopback)?);
     Ok(Report::new("transfer", results))
 }
 

@@ -133,6 +133,7 @@ impl Receive {
     }
 }
 
-fn load(folder: &Path) -> Result<Identity> {
+/// The identity in a folder of the kit.
+pub(crate) fn load(folder: &Path) -> Result<Identity> {
     Identity::load(folder)?.with_context(|| format!("{} has no identity", folder.display()))
 }

@@ -2,7 +2,7 @@
 //!
 //! All read from a pipe and write into a pipe, as they do between `zfs send` and `zfs receive`.
 
-use std::{net::IpAddr, process::Command, time::Duration};
+use std::{net::IpAddr, os::fd::OwnedFd, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 
@@ -74,23 +74,14 @@ impl Peer {
     }
 
     fn run_piped(self, ground: &Ground, network: &Network, bytes: u64) -> Result<Figures> {
-        let (kit, report) = (&ground.kit, ground.kit.sink_report());
-        let port = kit.next_port();
+        let report = ground.kit.sink_report();
         let (arrived, arriving) = wide_pipe()?;
         let mut sink = Sink::command(bytes, &report);
         sink.stdin(arrived);
         let mut sink = Process::start("the sink", sink)?;
 
-        let mut command = self.receiver(kit, network, port);
-        command.stdout(arriving);
-        let mut receiver = Process::start(self.name(), command)?;
-        receiver.listening(self.transport(), port)?;
-
         let (leaving, feeder) = ground.source.feed(bytes)?;
-        let mut command = self.sender(kit, network, port);
-        command.stdin(leaving);
-        let mut sender = Process::start(self.name(), command)?;
-
+        let [mut sender, mut receiver] = self.start(ground, network, leaving, arriving)?;
         wait_all(&mut [&mut sender, &mut receiver, &mut sink], &mut [], PATIENCE)?;
         feeder.join().expect("the source does not panic")?;
         let drained = Drained::take(&report)?;
@@ -100,6 +91,24 @@ impl Peer {
             sender.cpu() + receiver.cpu(),
             [&sender, &receiver].map(Process::peak_bytes),
         ))
+    }
+
+    /// Starts both ends, the one that listens first: the sender is the first of the two.
+    pub(crate) fn start(
+        self,
+        ground: &Ground,
+        network: &Network,
+        from: OwnedFd,
+        into: OwnedFd,
+    ) -> Result<[Process; 2]> {
+        let port = ground.kit.next_port();
+        let mut command = self.receiver(&ground.kit, network, port);
+        command.stdout(into);
+        let mut receiver = Process::start(self.name(), command)?;
+        receiver.listening(self.transport(), port)?;
+        let mut command = self.sender(&ground.kit, network, port);
+        command.stdin(from);
+        Ok([Process::start(self.name(), command)?, receiver])
     }
 
     fn transport(self) -> Transport {

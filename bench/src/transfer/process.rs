@@ -107,6 +107,11 @@ impl Process {
         self.peak_bytes
     }
 
+    /// Resident memory now, without its children.
+    pub(crate) fn resident_bytes(&self) -> Result<u64> {
+        status_bytes(self.child.id(), "VmRSS:").with_context(|| format!("{} has ended", self.name))
+    }
+
     fn sample(&mut self) {
         let root = self.child.id();
         let carrying = descendants(root).into_iter().filter(|pid| !is_own_program(*pid));
