@@ -9,7 +9,8 @@
 //! shows that it is the planned one.
 //!
 //! Start reading at `volumes.rs`; the decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent),
-//! `topology.rs` (what the next step of an advance is) and `record.rs` (which streams are let in).
+//! `topology.rs` (what the next step of an advance is), `record.rs` (which streams are let in) and [`replication`] (how a tree of
+//! datasets is kept in step with another).
 
 mod command;
 mod error;
@@ -19,6 +20,7 @@ mod names;
 mod plan;
 mod pool;
 mod record;
+pub mod replication;
 mod stream;
 mod topology;
 mod volumes;
