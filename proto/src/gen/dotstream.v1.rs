@@ -261,12 +261,17 @@ pub struct StoreHello {
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
+/// With a first snapshot: an empty one, or a clone of another volume's snapshot. Idempotent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateVolume {
     #[prost(bytes = "vec", tag = "1")]
     pub volume: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub source: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub base: ::prost::alloc::vec::Vec<u8>,
 }
 /// At most `limit` entries (0 = the store's own limit of 10,000), in order of path, that come after the path `after`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
