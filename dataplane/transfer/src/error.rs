@@ -230,8 +230,10 @@ fn of_volumes(error: &ds_zfs::Error) -> ErrorKind {
         Zfs::NoSpace(_) => ErrorKind::Full,
         // Another transfer was faster: the next attempt finds it here.
         Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
-        Zfs::WrongBase(_) => ErrorKind::NoBase,
-        Zfs::DamagedStream(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => ErrorKind::Corrupt,
+        Zfs::WrongBase(_) | Zfs::OtherMode { .. } => ErrorKind::NoBase,
+        Zfs::DamagedStream(_) | Zfs::Broken(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => {
+            ErrorKind::Corrupt
+        }
         Zfs::SnapshotMissing { .. } | Zfs::NotFound(_) => ErrorKind::NoSnapshot,
         _ => ErrorKind::Failed,
     }

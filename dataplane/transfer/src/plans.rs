@@ -3,7 +3,7 @@
 use ds_domain::ids::{SnapshotId, VolumeId};
 use ds_link::Peer;
 use ds_proto::v1;
-use ds_zfs::{Base, Have, SendPlan, Snapshot, SnapshotGuid, StreamKind};
+use ds_zfs::{Base, Have, SendPlan, Snapshot, SnapshotGuid, StreamKind, StreamMode};
 
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ pub(crate) fn from_proto(
         let base = Base { snapshot: base, guid: SnapshotGuid(plan.base_guid) };
         if plan.clone { StreamKind::Clone(base) } else { StreamKind::Incremental(base) }
     };
-    Ok(SendPlan { volume, snapshot, guid: SnapshotGuid(plan.guid), kind })
+    Ok(SendPlan { volume, snapshot, guid: SnapshotGuid(plan.guid), kind, mode: StreamMode::PLAIN })
 }
 
 pub(crate) fn have_to_proto(ours: &[Snapshot]) -> Vec<v1::Have> {

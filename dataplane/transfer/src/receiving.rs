@@ -8,7 +8,7 @@ use ds_blockio::BlockWriter;
 use ds_link::{ChunkReader, Chunks, Peer};
 use ds_proto::v1::transfer_control::Message;
 use ds_wire::{Admission, Chunk, ChunkHeader, Fin, HEADER_BYTES, Receiver};
-use ds_zfs::{BEGIN_BYTES, SnapshotGuid};
+use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
 
@@ -35,16 +35,16 @@ pub(crate) async fn receive(
 ) -> Result<Received> {
     let mut stream = Stream::new(exchange, chunks)?;
     let beginning = stream.beginning(exchange).await?;
-    let ds_zfs::Receiving { stdin, process } = intake.begin(&beginning)?;
+    let ds_zfs::Receiving { stdin, stream: mut records, process } = intake.begin(&beginning)?;
     let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
-        Ok(writer) => stream.write_to(exchange, writer, beginning).await,
+        Ok(writer) => stream.write_to(exchange, writer, beginning, &mut records).await,
         Err(error) => Err(Error::Pipe(error)),
     };
     match streamed {
-        Ok(fin) => Ok(Received { fin, guid: process.finish().await? }),
+        Ok(fin) => Ok(Received { fin, guid: process.finish(&records).await? }),
         // ZFS closed the pipe: its exit status and its words say why.
         Err(Error::Pipe(error)) => {
-            Err(process.finish().await.map_or_else(Into::into, |_| Error::Pipe(error)))
+            Err(process.finish(&records).await.map_or_else(Into::into, |_| Error::Pipe(error)))
         }
         Err(error) => {
             if let Err(error) = process.abort().await {
@@ -125,17 +125,22 @@ impl Stream {
         Ok(beginning.freeze())
     }
 
-    /// Writes all that follows the beginning.
+    /// Writes all that follows the beginning, and nothing of it that `records` finds damaged.
     async fn write_to(
         mut self,
         exchange: &mut Exchange<'_>,
         writer: BlockWriter,
         mut beginning: Bytes,
+        records: &mut StreamReader,
     ) -> Result<Fin> {
         let rest = beginning.split_off(BEGIN_BYTES);
+        records.push(&rest).map_err(ds_zfs::Error::from)?;
         let mut sink = Sink { written: writer.written(), writer, piece: Some(rest) };
         loop {
-            sink.piece = sink.piece.take().or_else(|| self.receiver.next_bytes());
+            if sink.piece.is_none() {
+                sink.piece = self.receiver.next_bytes();
+                records.push(sink.piece.as_deref().unwrap_or_default()).map_err(ds_zfs::Error::from)?;
+            }
             if sink.piece.is_none() && self.receiver.is_complete() {
                 break;
             }

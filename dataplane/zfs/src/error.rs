@@ -4,7 +4,7 @@ use std::{fmt, io, path::PathBuf};
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use crate::{BadBeginning, SnapshotGuid};
+use crate::{BadBeginning, BadStream, NoMode, SnapshotGuid, StreamMode};
 
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -108,6 +108,48 @@ pub enum Error {
         #[source]
         source: BadBeginning,
     },
+    /// The filesystem at this end was received in another mode, in which alone it can go on.
+    #[error(
+        "volume {volume} goes on with {found} streams here, the plan says {planned}: plan it again with those"
+    )]
+    OtherMode {
+        /// The volume.
+        volume: VolumeId,
+        /// The plan's.
+        planned: StreamMode,
+        /// The filesystem's.
+        found: StreamMode,
+    },
+    /// It must not, or cannot, be sent so.
+    #[error("volume {volume} is not sent")]
+    NoMode {
+        /// The volume.
+        volume: VolumeId,
+        /// Why.
+        #[source]
+        source: NoMode,
+    },
+    /// A replica whose encryption was changed here: what its source sends raw would not fit it any more.
+    #[error(
+        "the encryption of volume {volume} was changed here (its root is {root}), so nothing raw can be received on it:         receive it anew as another volume"
+    )]
+    OtherKey {
+        /// The volume.
+        volume: VolumeId,
+        /// The dataset whose key it uses.
+        root: String,
+    },
+    /// Asked for what this machine's ZFS has not.
+    #[error("{version} cannot do this: it needs {what}")]
+    Unsupported {
+        /// As ZFS names itself.
+        version: String,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// The stream is damaged or stopped too early, by its own records and checksums.
+    #[error("the stream did not arrive whole, send it again")]
+    Broken(#[from] BadStream),
     /// Somebody else in this process is receiving it, or into the same filesystem.
     #[error(
         "snapshot {snapshot} of volume {volume}, or one beside it, is being received already: try again later"
@@ -162,6 +204,7 @@ impl Error {
                 | Self::UnderWay { .. }
                 | Self::WrongBase(_)
                 | Self::DamagedStream(_)
+                | Self::Broken(_)
                 | Self::NotRunning(_)
         )
     }

@@ -11,7 +11,7 @@ pub enum Implementation {
     ZfsFuse,
 }
 
-/// What this machine's ZFS can do. Streams use plain flags that both implementations share; the rest is for callers to know.
+/// What this machine's ZFS can do; [`crate::StreamMode::negotiate`] finds what two machines have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of a probe")]
 pub struct Features {
@@ -46,6 +46,20 @@ pub struct Features {
 }
 
 impl Features {
+    /// Whether a decrypted send of an encrypted filesystem leaves that whole: OpenZFS from 2.2.9, 2.3.9 and 2.4 on. A version that
+    /// cannot be read is taken for an old one.
+    pub fn decrypts_safely(&self) -> bool {
+        let numbers = self.version.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let mut numbers =
+            numbers.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0_u32));
+        let mut next = || numbers.next().unwrap_or(0);
+        self.implementation == Implementation::OpenZfs
+            && match (next(), next(), next()) {
+                (2, 2 | 3, patch) => patch >= 9,
+                newer => newer >= (2, 4, 0),
+            }
+    }
+
     /// Asks `zfs` and `zpool`. Fails with [`crate::Error::NotInstalled`] where they are missing and [`crate::Error::NotRunning`] where the
     /// daemon or the module is.
     pub(crate) async fn probe() -> Result<Self> {
@@ -140,6 +154,19 @@ mod tests {
         assert!(
             !features.receive_unmounted && !features.dry_run && !features.embedded && !features.large_blocks
         );
+    }
+
+    #[test]
+    fn versions_that_damage_encrypted_volumes_are_told_apart() {
+        let safe = |version: &str| {
+            Features::read(OPEN, "", "feature flags", Some(version.to_owned())).decrypts_safely()
+        };
+        for good in ["zfs-2.2.9-1", "zfs-2.3.10-1ubuntu2", "zfs-2.4.0-rc1", "zfs-kmod-3.0"] {
+            assert!(safe(good), "{good}");
+        }
+        for bad in ["zfs-2.3.2-1", "zfs-2.2.8", "zfs-2.1.99", "zfs-0.8.6-1", "unknown", ""] {
+            assert!(!safe(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -9,26 +9,30 @@
 //! shows that it is the planned one.
 //!
 //! Start reading at `volumes.rs`; the decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent),
-//! `topology.rs` (what the next step of an advance is) and `record.rs` (which streams are let in).
+//! `topology.rs` (what the next step of an advance is) and `drr.rs` (what a stream says of itself, and which are let in).
 
 mod command;
+mod drr;
 mod error;
 mod features;
 mod manifest;
+mod mode;
 mod names;
 mod plan;
 mod pool;
-mod record;
 mod stream;
 mod topology;
 mod volumes;
 
+pub use drr::{
+    BEGIN_BYTES, BadBeginning, BadStream, Fault, StreamBegin, StreamFeatures, StreamProgress, StreamReader,
+};
 pub use error::{Error, Failure, Result};
 pub use features::{Features, Implementation};
 pub use manifest::{Change, ChangeKind, EntryKind, Manifest, diff};
+pub use mode::{Encryption, InvalidMode, MODE_PROPERTY, NoMode, SendFlags, StreamMode};
 pub use plan::{Base, Have, SendPlan, StreamKind, plan_send};
 pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
-pub use record::{BEGIN_BYTES, BadBeginning};
 pub use stream::{Intake, ReceiveProcess, Receiving, SendProcess, Sending};
 pub use topology::{Origin, Snapshot};
 pub use volumes::Volumes;

@@ -2,7 +2,7 @@
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use crate::{Snapshot, SnapshotGuid};
+use crate::{Snapshot, SnapshotGuid, StreamMode};
 
 /// A snapshot of the volume that the receiver has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,15 +62,25 @@ pub struct SendPlan {
     pub guid: SnapshotGuid,
     /// What it starts from.
     pub kind: StreamKind,
+    /// How its blocks travel.
+    pub mode: StreamMode,
+}
+
+impl SendPlan {
+    /// The same stream with blocks that travel so.
+    #[must_use]
+    pub fn with_mode(self, mode: StreamMode) -> Self {
+        Self { mode, ..self }
+    }
 }
 
 /// Picks the stream that brings `target`, one of `ours`, to somebody who has `theirs`: from the newest snapshot of the same
 /// filesystem that they can receive onto, else from the origin of its clone, else a full one. A base counts only if its GUID is
-/// equal on both sides.
+/// equal on both sides. The mode is plain: [`SendPlan::with_mode`] sets what the two agreed on.
 pub fn plan_send(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> SendPlan {
     let kind =
         incremental(target, ours, theirs).or_else(|| clone(target, ours, theirs)).unwrap_or(StreamKind::Full);
-    SendPlan { volume: target.volume, snapshot: target.id, guid: target.guid, kind }
+    SendPlan { volume: target.volume, snapshot: target.id, guid: target.guid, kind, mode: StreamMode::PLAIN }
 }
 
 fn incremental(target: &Snapshot, ours: &[Snapshot], theirs: &[Have]) -> Option<StreamKind> {

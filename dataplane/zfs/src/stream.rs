@@ -6,9 +6,9 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::process::{Child, ChildStderr};
 
 use crate::{
-    BadBeginning, Error, Failure, Features, Result, SendPlan, SnapshotGuid, command,
+    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, SendPlan, SnapshotGuid,
+    StreamReader, command, drr,
     names::snapshot_name,
-    record,
     volumes::{Claim, Volumes},
 };
 
@@ -64,28 +64,36 @@ impl Intake {
     /// nothing has happened.
     pub fn begin(self, beginning: &[u8]) -> Result<Receiving> {
         let Self { volumes, plan, filesystem, claim } = self;
+        let beginning = &beginning[..beginning.len().min(drr::BEGIN_BYTES)];
         let refused = |source| Error::Refused { snapshot: plan.snapshot, source };
-        let beginning = beginning.first_chunk().ok_or_else(|| refused(BadBeginning::NoStream))?;
-        record::check(beginning, &plan, volumes.features().implementation).map_err(refused)?;
+        let mut stream = StreamReader::new();
+        stream.push(beginning).map_err(|bad| match bad {
+            BadStream { fault: Fault::Beginning(why), .. } => refused(why),
+            bad => bad.into(),
+        })?;
+        let begin = stream.begin().ok_or_else(|| refused(BadBeginning::NoStream))?;
+        drr::check(begin, &plan, volumes.features().implementation).map_err(refused)?;
         let target = snapshot_name(&filesystem, plan.snapshot);
-        let (stdin, process) = receive(&receive_arguments(volumes.features(), &target))?;
+        let mode = format!("{MODE_PROPERTY}={}", plan.mode);
+        let (stdin, process) = receive(&receive_arguments(volumes.features(), &mode, &target))?;
         // The pipe is empty and holds far more, so this does not wait.
         let mut pipe = std::fs::File::from(stdin);
         pipe.write_all(beginning).map_err(Error::io("write into the pipe to `zfs receive`"))?;
         Ok(Receiving {
             stdin: pipe.into(),
+            stream,
             process: ReceiveProcess { process, volumes, plan, filesystem, _claim: claim },
         })
     }
 }
 
-fn receive_arguments<'a>(features: &Features, target: &'a str) -> Vec<&'a str> {
+fn receive_arguments<'a>(features: &Features, mode: &'a str, target: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["receive"];
     if features.receive_unmounted {
         arguments.push("-u");
     }
     if features.receive_excluding {
-        arguments.extend(["-x", "mountpoint"]);
+        arguments.extend(["-x", "mountpoint", "-o", mode]);
     }
     arguments.push(target);
     arguments
@@ -96,6 +104,9 @@ fn receive_arguments<'a>(features: &Features, target: &'a str) -> Vec<&'a str> {
 pub struct Receiving {
     /// Where the rest of the stream is written; closing it ends the stream.
     pub stdin: OwnedFd,
+    /// Has seen the beginning. It is to see every piece before that is written, so that a damaged stream never reaches ZFS; if
+    /// it fails, the receive is to be aborted.
+    pub stream: StreamReader,
     /// Says what arrived.
     pub process: ReceiveProcess,
 }
@@ -113,13 +124,16 @@ pub struct ReceiveProcess {
 }
 
 impl ReceiveProcess {
-    /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was said, and
-    /// reads the GUID back from the snapshot under its planned name. If anything is wrong, nothing of it stays.
-    pub async fn finish(self) -> Result<SnapshotGuid> {
+    /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was said, that
+    /// `stream` has seen all of it, and the GUID of the snapshot under its planned name. If anything is wrong, nothing of it stays.
+    pub async fn finish(self, stream: &StreamReader) -> Result<SnapshotGuid> {
         let Self { process, volumes, plan, filesystem, _claim } = self;
         let (failure, succeeded) = process.wait().await?;
-        if !succeeded {
-            let error = Error::from_failure(failure);
+        let error = match stream.finish() {
+            _ if !succeeded => Some(Error::from_failure(failure)),
+            whole => whole.err().map(Error::from),
+        };
+        if let Some(error) = error {
             volumes.undo_receive(&plan, &filesystem).await?;
             return Err(error);
         }

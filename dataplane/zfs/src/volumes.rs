@@ -3,6 +3,7 @@
 //! Nothing is remembered between calls but locks: each looks at the pool, so that each can be repeated after a crash.
 
 mod advance;
+mod chains;
 mod claims;
 mod clones;
 mod reserve;

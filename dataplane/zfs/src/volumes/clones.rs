@@ -6,7 +6,7 @@ use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
 
 use super::{Volumes, create_filesystem, destroy, destroy_tree};
 use crate::{
-    Error, Result, SnapshotGuid,
+    Error, MODE_PROPERTY, Result, SnapshotGuid,
     command::{zfs, zfs_patiently},
     names::{self, Place, snapshot_name},
 };
@@ -146,7 +146,10 @@ impl Volumes {
             };
             let base = snapshot_name(&from.name, base);
             let mountpoint = format!("mountpoint={}", self.inner.layout.mountpoint(place).display());
+            // It may become the main line, which goes on as it was received.
+            let mode = self.chain(&from.name).await?.mode.map(|mode| format!("{MODE_PROPERTY}={mode}"));
             let mut arguments = vec!["clone", "-o", &mountpoint];
+            arguments.extend(mode.iter().flat_map(|mode| ["-o", mode.as_str()]));
             arguments.extend(options);
             arguments.extend([base.as_str(), name.as_str()]);
             zfs(&arguments).await?;

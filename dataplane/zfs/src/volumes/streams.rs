@@ -18,11 +18,16 @@ const LET_GO_TRIES: u32 = 100;
 const LET_GO_PAUSE: Duration = Duration::from_millis(100);
 
 impl Volumes {
-    /// Starts sending what the plan says. Fails with [`Error::WrongBase`] where an advance has moved the base since: plan again.
+    /// Starts sending what the plan says. Fails with [`Error::WrongBase`] where an advance has moved the base since: plan again;
+    /// with [`Error::OtherMode`] where the volume was received in another mode; and with [`Error::NoMode`] where it is encrypted and
+    /// this ZFS would damage it.
     pub async fn send(&self, plan: &SendPlan) -> Result<Sending> {
         let _lock = self.lock(plan.volume).await;
         let topology = self.topology_of(plan.volume).await?;
         let arguments = send_arguments(&topology, plan)?;
+        if let Some(here) = topology.holding(plan.volume, plan.snapshot) {
+            self.check_sending(plan, &here.name).await?;
+        }
         stream::send(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
@@ -46,8 +51,9 @@ impl Volumes {
     /// Makes room for what the plan says: an incremental stream goes onto the filesystem whose tip is the base, a clone stream
     /// into a branch of its own, a full stream into the main line if the volume has none here and else into a branch.
     ///
-    /// Fails with [`Error::AlreadyHere`], with [`Error::WrongBase`] where the base is not here or no tip any more, and with
-    /// [`Error::UnderWay`] while the same snapshot, or another into the same filesystem, is being received.
+    /// Fails with [`Error::AlreadyHere`], with [`Error::WrongBase`] where the base is not here or no tip any more, with
+    /// [`Error::OtherMode`] and [`Error::OtherKey`] where it cannot go on so, and with [`Error::UnderWay`] while the same
+    /// snapshot, or another into the same filesystem, is being received.
     pub async fn receive(&self, plan: &SendPlan) -> Result<Intake> {
         let _lock = self.lock(plan.volume).await;
         let topology = self.topology_of(plan.volume).await?;
@@ -55,10 +61,14 @@ impl Volumes {
         if topology.holding(volume, snapshot).is_some() {
             return Err(Error::AlreadyHere { volume, snapshot });
         }
+        self.check_known(plan.mode)?;
         let (filesystem, room) = match landing(&topology, plan)? {
             Landing::Tip(filesystem) => (filesystem, None),
             Landing::New(place) => (self.name(place), Some(place)),
         };
+        if let Some(continued) = continued(&topology, plan) {
+            self.check_receiving(plan, continued).await?;
+        }
         // Before anything is touched: what lies there may be another receive's.
         let claim = self.inner.receiving.claim(&filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
@@ -157,6 +167,7 @@ fn send_arguments(topology: &Topology, plan: &SendPlan) -> Result<Vec<String>> {
         return Err(does_not_fit(plan, "the snapshot has another GUID here"));
     }
     let mut arguments = vec!["send".to_owned()];
+    arguments.extend(plan.mode.arguments().map(str::to_owned));
     match plan.kind {
         StreamKind::Full => {}
         StreamKind::Incremental(base) if has(here, base) => {
@@ -205,6 +216,15 @@ fn landing(topology: &Topology, plan: &SendPlan) -> Result<Landing> {
             Ok(Landing::Tip(filesystem.name.clone()))
         }
     }
+}
+
+/// The filesystem here whose history the stream continues.
+fn continued<'a>(topology: &'a Topology, plan: &SendPlan) -> Option<&'a str> {
+    let base = plan.kind.base()?;
+    topology
+        .of(plan.volume)
+        .find(|filesystem| has(filesystem, base))
+        .map(|filesystem| filesystem.name.as_str())
 }
 
 fn has(filesystem: &Filesystem, base: Base) -> bool {

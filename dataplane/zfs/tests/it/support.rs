@@ -1,14 +1,16 @@
 //! A throw-away pool in a file, with volumes on it.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
-use ds_zfs::{BEGIN_BYTES, Have, Intake, Receiving, SendPlan, SnapshotGuid, Volumes, plan_send};
+use ds_zfs::{
+    BEGIN_BYTES, Have, Intake, Receiving, SendPlan, SnapshotGuid, StreamReader, Volumes, plan_send,
+};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -120,9 +122,9 @@ pub(crate) async fn plan(from: &Volumes, to: &Volumes, volume: VolumeId, snapsho
 pub(crate) async fn transfer(from: &Volumes, to: &Volumes, plan: &SendPlan) -> ds_zfs::Result<SnapshotGuid> {
     let sending = from.send(plan).await?;
     let (source, receiving) = begin(to.receive(plan).await?, sending.stdout.into()).await?;
-    let copied = copy(source, receiving.stdin.into()).await;
+    let (copied, stream) = pass(source, receiving.stdin.into(), receiving.stream).await;
     let sent = sending.process.finish().await;
-    let received = receiving.process.finish().await?;
+    let received = receiving.process.finish(&stream).await?;
     copied.expect("both ends went well");
     sent?;
     Ok(received)
@@ -142,8 +144,27 @@ pub(crate) async fn begin(
     Ok((stream, intake.begin(&beginning)?))
 }
 
-pub(crate) async fn copy(mut from: std::fs::File, mut to: std::fs::File) -> std::io::Result<u64> {
-    tokio::task::spawn_blocking(move || std::io::copy(&mut from, &mut to)).await.unwrap()
+/// Copies the rest of a stream past its reader.
+pub(crate) async fn pass(
+    mut from: std::fs::File,
+    mut to: std::fs::File,
+    mut stream: StreamReader,
+) -> (std::io::Result<()>, StreamReader) {
+    let copying = tokio::task::spawn_blocking(move || {
+        let mut piece = vec![0; 64 << 10];
+        let mut copy = || loop {
+            match from.read(&mut piece)? {
+                0 => return Ok(()),
+                length => {
+                    stream.push(&piece[..length]).map_err(std::io::Error::other)?;
+                    to.write_all(&piece[..length])?;
+                }
+            }
+        };
+        let copied = copy();
+        (copied, stream)
+    });
+    copying.await.unwrap()
 }
 
 pub(crate) fn read(folder: &Path, file: &str) -> Vec<u8> {

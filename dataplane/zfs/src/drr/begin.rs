@@ -1,13 +1,13 @@
-//! The first record of a ZFS stream (`DRR_BEGIN`), which says what the stream will do. Pure.
-//!
-//! A stream comes from another machine, and `zfs receive` does what it says: a *compound* one (`zfs send -p`, `-R`) brings
-//! properties along, such as a mountpoint anywhere on the machine. So nothing of a stream reaches ZFS before its first record
-//! shows that it is one plain stream of the planned snapshot.
+//! A stream's first record (`DRR_BEGIN`), which says what the stream will do, and which of them are let in.
 
+use super::{
+    features::StreamFeatures,
+    record::{ByteOrder, Fields, RECORD_BYTES, checked_payload},
+};
 use crate::{Implementation, SendPlan, SnapshotGuid};
 
 /// The length of a `DRR_BEGIN` record: so much of a stream must be here before it is let in.
-pub const BEGIN_BYTES: usize = 312;
+pub const BEGIN_BYTES: usize = RECORD_BYTES;
 
 const MAGIC: u64 = 0x2_f5ba_cbac;
 /// `DRR_BEGIN` among the types of records.
@@ -19,9 +19,10 @@ const FILESYSTEM: u32 = 2;
 /// The lowest bits of the version are the header's type, the others its features.
 const HEADER_TYPE_BITS: u32 = 2;
 
-const SA_SPILL: u64 = 1 << 2;
-const LARGE_DNODE: u64 = 1 << 23;
-const LONG_NAMES: u64 = 1 << 28;
+/// Streams that carry more about themselves than fits into a record: keys, where to go on, what was left out. Others have no
+/// payload, unless it is a package's list of properties.
+const WITH_PAYLOAD: [StreamFeatures; 3] =
+    [StreamFeatures::RAW, StreamFeatures::RESUMING, StreamFeatures::REDACTED];
 
 /// Why a stream is not let in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -52,89 +53,63 @@ pub enum BadBeginning {
         found: SnapshotGuid,
     },
     /// It uses what this machine's ZFS does not know.
-    #[error("it needs features of ZFS that this machine does not have (bits {0:#x})")]
-    Features(u64),
+    #[error("it needs what this machine's ZFS does not have, or the plan does not allow: {0}")]
+    Features(StreamFeatures),
 }
 
-/// What a stream says of itself.
+/// What a stream says of itself in its first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Begin {
-    to: SnapshotGuid,
-    /// 0 for a full stream.
-    from: SnapshotGuid,
-    features: u64,
+pub struct StreamBegin {
+    /// The snapshot that it brings.
+    pub to: SnapshotGuid,
+    /// The snapshot that it starts from; `None` for a full stream.
+    pub from: Option<SnapshotGuid>,
+    /// What its receiver has to know.
+    pub features: StreamFeatures,
+    /// The length of what follows the record.
+    pub(super) payload_bytes: u64,
 }
 
 /// Checks that a stream that begins like this is the planned one, and nothing more.
-pub(crate) fn check(
-    beginning: &[u8; BEGIN_BYTES],
-    plan: &SendPlan,
-    here: Implementation,
-) -> Result<(), BadBeginning> {
-    let begin = Begin::parse(beginning)?;
-    let base = plan.kind.base().map_or(SnapshotGuid(0), |base| base.guid);
+pub(crate) fn check(begin: &StreamBegin, plan: &SendPlan, here: Implementation) -> Result<(), BadBeginning> {
+    let base = plan.kind.base().map(|base| base.guid);
     if begin.to != plan.guid {
         return Err(BadBeginning::Snapshot { expected: plan.guid, found: begin.to });
     }
     if begin.from != base {
-        return Err(BadBeginning::Base { expected: base, found: begin.from });
+        let [expected, found] = [base, begin.from].map(|guid| guid.unwrap_or(SnapshotGuid(0)));
+        return Err(BadBeginning::Base { expected, found });
     }
-    match begin.features & !known_features(here) {
-        0 => Ok(()),
+    match begin.features.without(plan.mode.stream_features(here)) {
+        StreamFeatures::NONE => Ok(()),
         unknown => Err(BadBeginning::Features(unknown)),
     }
 }
 
-/// What a stream may need that was sent with plain flags and can be received here.
-fn known_features(here: Implementation) -> u64 {
-    match here {
-        Implementation::ZfsFuse => SA_SPILL,
-        Implementation::OpenZfs => SA_SPILL | LARGE_DNODE | LONG_NAMES,
-    }
-}
-
-impl Begin {
+impl StreamBegin {
     /// Whoever sends writes in its own byte order.
-    fn parse(record: &[u8; BEGIN_BYTES]) -> Result<Self, BadBeginning> {
-        let fields = Fields { record, big: u64_at(record, 8, true) == MAGIC };
-        if fields.u64(8) != MAGIC || fields.u32(0) != BEGIN {
+    pub(super) fn parse(record: &[u8; BEGIN_BYTES]) -> Result<(Self, ByteOrder), BadBeginning> {
+        let orders = [ByteOrder::Little, ByteOrder::Big];
+        let order = orders.into_iter().find(|order| Fields::new(record, *order).u64(8) == MAGIC);
+        let order = order.ok_or(BadBeginning::NoStream)?;
+        let fields = Fields::new(record, order);
+        if fields.u32(0) != BEGIN {
             return Err(BadBeginning::NoStream);
         }
         let version = fields.u64(16);
-        // A payload holds what plain flags never make: the properties of an encrypted or resumed stream.
-        if version & ((1 << HEADER_TYPE_BITS) - 1) != SUBSTREAM || fields.u32(4) != 0 {
+        let features = StreamFeatures(version >> HEADER_TYPE_BITS);
+        let payload_bytes = u64::from(fields.u32(4));
+        let may_have_payload = WITH_PAYLOAD.iter().any(|feature| features.intersects(*feature));
+        if version & ((1 << HEADER_TYPE_BITS) - 1) != SUBSTREAM || (payload_bytes > 0 && !may_have_payload) {
             return Err(BadBeginning::Compound);
         }
+        checked_payload(payload_bytes).map_err(|_| BadBeginning::NoStream)?;
         if fields.u32(32) != FILESYSTEM {
             return Err(BadBeginning::NoFilesystem);
         }
-        Ok(Self {
-            to: SnapshotGuid(fields.u64(40)),
-            from: SnapshotGuid(fields.u64(48)),
-            features: version >> HEADER_TYPE_BITS,
-        })
+        let from = Some(fields.u64(48)).filter(|guid| *guid != 0).map(SnapshotGuid);
+        Ok((Self { to: SnapshotGuid(fields.u64(40)), from, features, payload_bytes }, order))
     }
-}
-
-struct Fields<'a> {
-    record: &'a [u8; BEGIN_BYTES],
-    big: bool,
-}
-
-impl Fields<'_> {
-    fn u64(&self, at: usize) -> u64 {
-        u64_at(self.record, at, self.big)
-    }
-
-    fn u32(&self, at: usize) -> u32 {
-        let bytes = *self.record[at..].first_chunk().expect("the offset is within the record");
-        if self.big { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
-    }
-}
-
-fn u64_at(record: &[u8; BEGIN_BYTES], at: usize, big: bool) -> u64 {
-    let bytes = *record[at..].first_chunk().expect("the offset is within the record");
-    if big { u64::from_be_bytes(bytes) } else { u64::from_le_bytes(bytes) }
 }
 
 #[cfg(test)]
@@ -144,11 +119,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Base, StreamKind};
+    use crate::{Base, SendFlags, StreamKind, StreamMode};
 
     fn plan(kind: StreamKind) -> SendPlan {
         let (volume, snapshot) = (VolumeId(Uuid::from_u128(1)), SnapshotId(Uuid::from_u128(2)));
-        SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind }
+        SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind, mode: StreamMode::PLAIN }
     }
 
     fn from(guid: u64) -> StreamKind {
@@ -171,14 +146,14 @@ mod tests {
     }
 
     fn judge(record: &[u8; BEGIN_BYTES], kind: StreamKind) -> Result<(), BadBeginning> {
-        check(record, &plan(kind), Implementation::ZfsFuse)
+        check(&StreamBegin::parse(record)?.0, &plan(kind), Implementation::ZfsFuse)
     }
 
     #[test]
     fn the_planned_stream_is_let_in_in_either_byte_order() {
         for big in [false, true] {
             assert_eq!(judge(&record(big, 1, 0), StreamKind::Full), Ok(()));
-            assert_eq!(judge(&record(big, 1 | SA_SPILL << 2, 9), from(9)), Ok(()));
+            assert_eq!(judge(&record(big, 1 | 1 << 4, 9), from(9)), Ok(()));
         }
     }
 
@@ -189,7 +164,7 @@ mod tests {
             for header_type in [0, 2, 3] {
                 assert_eq!(full(header_type), Err(BadBeginning::Compound));
             }
-            assert_eq!(full(1 | 1 << 24 << 2), Err(BadBeginning::Features(1 << 24)));
+            assert_eq!(full(1 | 1 << 24 << 2), Err(BadBeginning::Features(StreamFeatures::RAW)));
             let other = judge(&record(big, 1, 8), from(9));
             assert!(matches!(other, Err(BadBeginning::Base { found: SnapshotGuid(8), .. })));
             let whole = judge(&record(big, 1, 0), from(9));
@@ -208,6 +183,24 @@ mod tests {
         end[0] = 5;
         assert_eq!(judge(&end, StreamKind::Full), Err(BadBeginning::NoStream));
         assert_eq!(judge(&[0; BEGIN_BYTES], StreamKind::Full), Err(BadBeginning::NoStream));
+    }
+
+    #[test]
+    fn a_stream_needs_no_more_than_its_mode_allows() {
+        let judge = |bits: u64, mode| {
+            let begin = StreamBegin::parse(&record(false, 1 | bits << 2, 0))?.0;
+            check(&begin, &plan(StreamKind::Full).with_mode(mode), Implementation::OpenZfs)
+        };
+        let large = StreamMode::Decrypted(SendFlags { large_blocks: true, ..SendFlags::default() });
+        let compressed = StreamMode::Decrypted(SendFlags { compressed: true, ..SendFlags::default() });
+        for (bits, mode) in
+            [(1 << 19, large), (1 << 22 | 1 << 17, compressed), (1 << 24 | 1 << 22, StreamMode::Raw)]
+        {
+            assert_eq!(judge(bits, mode), Ok(()));
+            let needed = StreamFeatures(bits);
+            assert_eq!(judge(bits, StreamMode::PLAIN), Err(BadBeginning::Features(needed)));
+        }
+        assert!(judge(1 << 24, compressed).is_err() && judge(1 << 22, large).is_err());
     }
 
     proptest! {
