@@ -1,7 +1,6 @@
 //! Our own two ends: this program, started twice.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsFd,
@@ -10,23 +9,16 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bytes::{BufMut, BytesMut};
 use clap::Args;
-use ds_blockio::BlockIo;
 use ds_domain::ids::NodeId;
-use ds_link::{ChunkReader, Endpoint, Identity};
+use ds_link::{Endpoint, Identity};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     kit::Kit,
     network::{End, Network},
     process::own_program,
 };
-
-const CHUNK_BYTES: usize = 4 << 20;
-/// Names the encoding and the transfer at the head of each chunk's stream.
-const HEAD: [u8; 20] = [1; 20];
-/// What the receiver says when it has written everything.
-const RECEIVED: &str = "received";
 
 /// Sends standard input.
 #[derive(Debug, Args)]
@@ -76,23 +68,7 @@ impl Send {
         let endpoint = Endpoint::client(&load(&self.identity)?)?;
         let link = endpoint.connect(self.to, self.node).await?;
         let input = io::stdin().as_fd().try_clone_to_owned()?;
-        let mut reader = BlockIo::detect().reader(input, CHUNK_BYTES, 2)?;
-        for index in 0_u64.. {
-            let piece = reader.next().await.transpose()?;
-            let mut chunk = link.open_chunk().await?;
-            let mut head = BytesMut::from(&HEAD[..]);
-            head.put_u64(index);
-            chunk.write(head.freeze()).await?;
-            // One without bytes is the end.
-            let last = piece.is_none();
-            chunk.write(piece.unwrap_or_default()).await?;
-            chunk.finish()?;
-            if last {
-                break;
-            }
-        }
-        let end = link.closed().await;
-        anyhow::ensure!(end.to_string().contains(RECEIVED), end);
+        ds_transfer::send_pipe(&link, input, &CancellationToken::new()).await?;
         Ok(())
     }
 }
@@ -102,33 +78,8 @@ impl Receive {
     pub(crate) async fn run(self) -> Result<()> {
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port));
         let endpoint = Endpoint::bind(any, &load(&self.identity)?)?;
-        let link = endpoint.accept().await.context("the endpoint was closed")?.link().await?;
-        let mut chunks = link.chunks(HEAD[4..].try_into().expect("16 bytes"));
         let output = io::stdout().as_fd().try_clone_to_owned()?;
-        let mut writer = BlockIo::detect().writer(output, 4)?;
-        let mut waiting: BTreeMap<u64, ChunkReader> = BTreeMap::new();
-        for index in 0_u64.. {
-            let mut chunk = loop {
-                if let Some(chunk) = waiting.remove(&index) {
-                    break chunk;
-                }
-                let mut chunk = chunks.next().await.context("the sender went away")?;
-                let mut number = [0; 8];
-                chunk.read_exact(&mut number).await?;
-                waiting.insert(u64::from_be_bytes(number), chunk);
-            };
-            let mut bytes = 0;
-            while let Some(piece) = chunk.read(CHUNK_BYTES).await? {
-                bytes += piece.len();
-                writer.write(piece).await?;
-            }
-            if bytes == 0 {
-                break;
-            }
-        }
-        writer.finish().await?;
-        link.close(RECEIVED);
-        endpoint.closed().await;
+        ds_transfer::receive_pipe(&endpoint, output, &CancellationToken::new()).await?;
         Ok(())
     }
 }

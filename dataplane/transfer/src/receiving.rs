@@ -43,8 +43,12 @@ pub(crate) async fn receive(
     let mut stream = Stream::new(exchange, chunks)?;
     let beginning = stream.beginning(exchange).await?;
     let ds_zfs::Receiving { stdin, stream: mut records, process } = intake.begin(&beginning)?;
+    let mut beginning = beginning;
+    let rest = beginning.split_off(BEGIN_BYTES);
     let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
-        Ok(writer) => stream.write_to(exchange, writer, beginning, &mut records).await,
+        Ok(writer) => {
+            stream.write_to(exchange, Sink::after(beginning.len(), writer), rest, Some(&mut records)).await
+        }
         Err(error) => Err(Error::Pipe(error)),
     };
     match streamed {
@@ -60,6 +64,16 @@ pub(crate) async fn receive(
             Err(error)
         }
     }
+}
+
+/// Receives any stream into a pipe, as it comes.
+pub(crate) async fn receive_into(
+    exchange: &mut Exchange<'_>,
+    chunks: Chunks,
+    pipe: std::os::fd::OwnedFd,
+) -> Result<Fin> {
+    let writer = exchange.io.writer(pipe, PIPE_DEPTH).map_err(Error::Pipe)?;
+    Stream::new(exchange, chunks)?.write_to(exchange, Sink::after(0, writer), Bytes::new(), None).await
 }
 
 struct Stream {
@@ -84,12 +98,13 @@ struct Sink {
     writer: BlockWriter,
     /// In order, and not yet queued to be written.
     piece: Option<Bytes>,
+    /// Bytes of the stream that were written before there was a sink.
+    before: u64,
 }
 
 impl Sink {
-    /// The stream's beginning is written before there is a sink.
-    fn total(written: u64) -> u64 {
-        BEGIN_BYTES as u64 + written
+    fn after(before: usize, writer: BlockWriter) -> Self {
+        Self { written: writer.written(), writer, piece: None, before: before as u64 }
     }
 }
 
@@ -100,7 +115,7 @@ enum Event {
     Header(Lane, Result<(ChunkReader, ChunkHeader)>),
     Payload(Lane, u64, Result<Chunk>),
     Queued,
-    /// By the writer, in all.
+    /// So much of the stream is written.
     Written(u64),
 }
 
@@ -152,21 +167,22 @@ impl Stream {
         Ok(beginning.freeze())
     }
 
-    /// Writes all that follows the beginning, and nothing of it that `records` finds damaged.
+    /// Writes `first` and then all that follows; records, where there are such, are looked at before.
     async fn write_to(
         mut self,
         exchange: &mut Exchange<'_>,
-        writer: BlockWriter,
-        mut beginning: Bytes,
-        records: &mut StreamReader,
+        mut sink: Sink,
+        first: Bytes,
+        mut records: Option<&mut StreamReader>,
     ) -> Result<Fin> {
-        let rest = beginning.split_off(BEGIN_BYTES);
-        records.push(&rest).map_err(ds_zfs::Error::from)?;
-        let mut sink = Sink { written: writer.written(), writer, piece: Some(rest) };
+        let before = sink.before;
+        let mut first = Some(first).filter(|first| !first.is_empty());
         loop {
             if sink.piece.is_none() {
-                sink.piece = self.receiver.next_bytes();
-                records.push(sink.piece.as_deref().unwrap_or_default()).map_err(ds_zfs::Error::from)?;
+                sink.piece = first.take().or_else(|| self.receiver.next_bytes());
+                if let (Some(records), Some(piece)) = (&mut records, &sink.piece) {
+                    records.push(piece).map_err(ds_zfs::Error::from)?;
+                }
             }
             if sink.piece.is_none() && self.receiver.is_complete() {
                 break;
@@ -176,7 +192,7 @@ impl Stream {
             self.handle(exchange, event).await?;
             sink = self.sink.take().expect("it is set above, and nobody else takes it");
         }
-        let total = Sink::total(sink.writer.finish().await.map_err(Error::Pipe)?);
+        let total = before + sink.writer.finish().await.map_err(Error::Pipe)?;
         if let Some(ack) = self.receiver.written(total) {
             self.last_ack(exchange, ack).await?;
         }
@@ -227,7 +243,7 @@ impl Stream {
                 self.broken(lane, error)?;
             }
             Event::Queued => {}
-            Event::Written(written) => self.acknowledge(exchange, written).await,
+            Event::Written(total) => self.acknowledge(exchange, total).await,
         }
         self.moved = Instant::now();
         Ok(())
@@ -242,8 +258,7 @@ impl Stream {
         Ok(())
     }
 
-    async fn acknowledge(&mut self, exchange: &mut Exchange<'_>, written: u64) {
-        let total = Sink::total(written);
+    async fn acknowledge(&mut self, exchange: &mut Exchange<'_>, total: u64) {
         if let Some(ack) = self.receiver.written(total) {
             // If the link is lost, listening to it says so, and what is held is said again on the next.
             let _ = exchange.tell(ack_to_proto(ack)).await;
@@ -332,7 +347,7 @@ async fn next_chunk(lane: Lane, mut chunks: Chunks) -> Event {
 
 /// A piece was queued, or pieces were written. Never completes without a sink.
 async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
-    let Some(Sink { written, writer, piece }) = sink else { return pending().await };
+    let Some(Sink { written, writer, piece, before }) = sink else { return pending().await };
     let queued = async {
         match piece.as_ref() {
             Some(piece) => writer.write(piece.clone()).await,
@@ -345,7 +360,7 @@ async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
             *piece = None;
             Ok(Event::Queued)
         }
-        Ok(()) = written.changed() => Ok(Event::Written(*written.borrow_and_update())),
+        Ok(()) = written.changed() => Ok(Event::Written(*before + *written.borrow_and_update())),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The sending end: `zfs send` → blockio → [`ds_wire::Sender`] → one unidirectional stream per chunk, on whichever lane is
 //! free.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::fd::OwnedFd};
 
 use bytes::Bytes;
 use ds_blockio::BlockReader;
@@ -34,12 +34,23 @@ pub(crate) async fn send(
     window_bytes: u64,
 ) -> Result<Sent> {
     let ds_zfs::Sending { stdout, process } = source;
-    let reader = exchange.io.reader(stdout, CHUNK_BYTES, PIPE_DEPTH).map_err(Error::Pipe)?;
+    // The end is only said of a stream that ZFS says is whole.
+    let whole = async { Ok(process.finish().await?) };
+    send_from(exchange, stdout, whole, window_bytes).await
+}
+
+/// The same for any stream: all of `pipe`, of which `whole` says whether it is whole once it has ended.
+pub(crate) async fn send_from(
+    exchange: &mut Exchange<'_>,
+    pipe: OwnedFd,
+    whole: impl Future<Output = Result<()>>,
+    window_bytes: u64,
+) -> Result<Sent> {
+    let reader = exchange.io.reader(pipe, CHUNK_BYTES, PIPE_DEPTH).map_err(Error::Pipe)?;
     let mut sending = Sending::new(Sender::new(exchange.transfer, window_bytes)?, reader);
     sending.add_lane(exchange.link.clone());
     sending.run(exchange, Until::Read).await?;
-    // The end is only said of a stream that ZFS says is whole.
-    process.finish().await?;
+    whole.await?;
     let fin = sending.sender.finish();
     if let Err(error) = exchange.tell(fin_to_proto(fin)).await {
         sending.come_back(exchange, error).await?;
