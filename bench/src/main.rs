@@ -38,7 +38,11 @@ enum Bench {
     /// From a container's exit to its run being visible, for a small change in a small and in a large workspace.
     Commit,
     /// Moving bytes between two ends, against ssh, socat and mbuffer.
-    Transfer,
+    Transfer {
+        /// Over emulated long lines that lose packets.
+        #[arg(long)]
+        wan: bool,
+    },
     /// The sending end of `transfer`.
     #[command(hide = true)]
     TransferSend(transfer::ours::Send),
@@ -69,7 +73,8 @@ fn main() -> Result<()> {
     let report = match arguments.bench {
         Bench::Control => with_program(control::measure(scale))?,
         Bench::Commit => with_program(commit::measure(scale))?,
-        Bench::Transfer => transfer::measure(scale)?,
+        Bench::Transfer { wan: false } => transfer::measure(scale)?,
+        Bench::Transfer { wan: true } => transfer::wan::measure(scale)?,
         Bench::TransferSend(send) => return Runtime::new()?.block_on(send.run()),
         Bench::TransferReceive(receive) => return Runtime::new()?.block_on(receive.run()),
         Bench::TransferIdleStore(store) => return Runtime::new()?.block_on(store.run()),

@@ -3,14 +3,17 @@
 //! Every round runs each contender once, so that what else the machine does meets all of them; the figures are medians of
 //! the rounds. Start reading at `peers.rs`; `process.rs` is how they are measured, `network.rs` where they run.
 
+mod emulator;
 pub(crate) mod idle;
 mod kit;
+mod line;
 mod network;
 pub(crate) mod ours;
 pub(crate) mod payload;
 mod peers;
 mod pools;
 mod process;
+pub(crate) mod wan;
 
 use anyhow::Result;
 

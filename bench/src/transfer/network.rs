@@ -5,18 +5,34 @@
 
 use std::{
     ffi::OsStr,
-    io::{BufRead, BufReader},
+    fs::{self, File},
+    io::{self, BufRead, BufReader},
     net::{IpAddr, Ipv4Addr},
+    os::fd::AsFd,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
 };
 
 use anyhow::{Context, Result, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// How TCP finds its rate. Linux's default, whatever this machine's is; set by route, where nobody has to allow it first.
-const CONGESTION: [&str; 2] = ["congctl", "cubic"];
 /// The interface between two namespaces, by the same name in each.
 pub(crate) const INTERFACE: &str = "line";
+
+/// Packets that wait for the reader of a [`Network::widen`]ed interface: more than any burst has.
+const QUEUE_PACKETS: &str = "10000";
+/// The least, the first and the largest buffer of a TCP socket there, bytes: several times what is under way on the line.
+const TCP_BUFFERS: &str = "4096 131072 134217728";
+
+/// How TCP finds its rate, whatever this machine's default is. Set by route, where nobody has to allow it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Congestion {
+    /// Linux's own default.
+    Cubic,
+    /// Does not take loss for a full line.
+    Bbr,
+}
 
 /// Which end of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +56,7 @@ impl Network {
         let network = Self { name: "loopback".into(), sender: Namespace::create()?, receiver: None };
         let address = Ipv4Addr::LOCALHOST.to_string();
         let route = ["route", "replace", "table", "local", "local", &address, "dev", "lo", "src", &address];
-        run(network.at(End::Sender).command("ip").args(route).args(CONGESTION))?;
+        run(network.at(End::Sender).command("ip").args(route).args(Congestion::Cubic.route()))?;
         Ok(network)
     }
 
@@ -51,7 +67,7 @@ impl Network {
         let mtu = mtu.to_string();
         let pair = ["type", "veth", "peer", "name", INTERFACE, "mtu", &mtu, "netns", &receiver];
         run(Command::new("ip").args(["link", "add", INTERFACE, "mtu", &mtu, "netns", &sender]).args(pair))?;
-        network.address_interfaces()?;
+        network.address_interfaces(Congestion::Cubic)?;
         Ok(network)
     }
 
@@ -61,16 +77,42 @@ impl Network {
     }
 
     /// Gives the two ends of the interface their addresses, once they are there.
-    pub(crate) fn address_interfaces(&self) -> Result<()> {
+    pub(crate) fn address_interfaces(&self, congestion: Congestion) -> Result<()> {
         for end in [End::Sender, End::Receiver] {
             let ip = |arguments: &[&str]| run(self.at(end).command("ip").args(arguments));
             let address = address(end).to_string();
             ip(&["address", "add", &format!("{address}/30"), "dev", INTERFACE])?;
             ip(&["link", "set", INTERFACE, "up"])?;
             let route = ["route", "replace", LINE, "proto", "kernel", "dev", INTERFACE, "src", &address];
-            ip(&[&route[..], &CONGESTION].concat())?;
+            ip(&[&route[..], &congestion.route()].concat())?;
         }
         Ok(())
+    }
+
+    /// Has nothing but the line limit what is under way on it.
+    pub(crate) fn widen(&self) -> Result<()> {
+        for end in [End::Sender, End::Receiver] {
+            run(self.at(end).command("ip").args(["link", "set", INTERFACE, "txqueuelen", QUEUE_PACKETS]))?;
+            self.within(end, || {
+                ["tcp_rmem", "tcp_wmem"]
+                    .into_iter()
+                    .try_for_each(|name| fs::write(format!("/proc/sys/net/ipv4/{name}"), TCP_BUFFERS))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What `open` makes at one of the ends, and which stays there: a socket, a device.
+    pub(crate) fn within<T: Send>(&self, end: End, open: impl FnOnce() -> io::Result<T> + Send) -> Result<T> {
+        let namespace = File::open(self.at(end).file())?;
+        let opened = thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                open()
+            });
+            thread.join().expect("nothing that is opened panics")
+        });
+        Ok(opened?)
     }
 
     /// Its name in results.
@@ -93,6 +135,21 @@ impl Network {
             End::Sender => &self.sender,
             End::Receiver => self.receiver.as_ref().unwrap_or(&self.sender),
         }
+    }
+}
+
+impl Congestion {
+    /// As the kernel calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        }
+    }
+
+    /// The end of an `ip route` command.
+    fn route(self) -> [&'static str; 2] {
+        ["congctl", self.name()]
     }
 }
 

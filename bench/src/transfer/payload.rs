@@ -10,12 +10,13 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice},
 };
@@ -27,6 +28,10 @@ use super::process::{cpu_of, now, own_program};
 const BLOCK_BYTES: u64 = 64 << 20;
 /// The most that a process may ask for by default; every pipe of every peer has it.
 const PIPE_BYTES: usize = 1 << 20;
+/// How often it is looked for the report of a sink that a foreign program started.
+const REPORT_INTERVAL: Duration = Duration::from_millis(20);
+/// How long a sink that was to stop keeps its pipe at most.
+const TIME_TO_STOP: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// The bytes that are sent.
 #[derive(Debug)]
@@ -74,12 +79,24 @@ pub(crate) fn wide_pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((read, write))
 }
 
+/// How much a transfer moves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Amount {
+    /// So many bytes.
+    Bytes(u64),
+    /// What comes within so many seconds from the first byte on; more is on its way when they end.
+    Seconds(u64),
+}
+
 /// Arguments of the process that takes what arrived.
 #[derive(Debug, Args)]
 pub(crate) struct Sink {
     /// How many bytes must come.
+    #[arg(long, required_unless_present = "seconds", conflicts_with = "seconds")]
+    expect: Option<u64>,
+    /// When to stop, counted from the first byte; more must be to come then.
     #[arg(long)]
-    expect: u64,
+    seconds: Option<u64>,
     /// Where to write what happened, as JSON.
     #[arg(long)]
     report: PathBuf,
@@ -88,6 +105,7 @@ pub(crate) struct Sink {
 /// What a sink saw.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Drained {
+    pub(crate) bytes: u64,
     /// When the first byte came, by [`now`].
     pub(crate) first_byte_at: Duration,
     /// CPU time that the sink took itself.
@@ -95,10 +113,14 @@ pub(crate) struct Drained {
 }
 
 impl Sink {
-    /// What starts one that expects `bytes`.
-    pub(crate) fn command(bytes: u64, report: &Path) -> Command {
+    /// What starts one that takes `amount`.
+    pub(crate) fn command(amount: Amount, report: &Path) -> Command {
+        let (option, amount) = match amount {
+            Amount::Bytes(bytes) => ("--expect", bytes),
+            Amount::Seconds(seconds) => ("--seconds", seconds),
+        };
         let mut command = Command::new(own_program());
-        command.args(["transfer-sink", "--expect", &bytes.to_string(), "--report"]).arg(report);
+        command.args(["transfer-sink", option, &amount.to_string(), "--report"]).arg(report);
         command
     }
 
@@ -106,19 +128,39 @@ impl Sink {
     pub(crate) fn run(&self) -> Result<()> {
         let nowhere = File::options().write(true).open("/dev/null")?;
         let (mut bytes, mut first_byte_at) = (0, None);
-        loop {
+        while self.comes_in_time(first_byte_at)? {
             let piece = splice(io::stdin(), None, &nowhere, None, PIPE_BYTES, SpliceFlags::empty())
                 .context("standard input has to be a pipe")?;
             if piece == 0 {
+                ensure!(self.seconds.is_none(), "the transfer ended after {bytes} bytes");
                 break;
             }
             first_byte_at.get_or_insert_with(now);
             bytes += piece as u64;
         }
-        ensure!(bytes == self.expect, "{bytes} bytes arrived of {}", self.expect);
-        let drained = Drained { first_byte_at: first_byte_at.context("nothing")?, cpu: cpu_of("self")? };
-        fs::write(&self.report, serde_json::to_vec(&drained)?)?;
+        if let Some(expected) = self.expect {
+            ensure!(bytes == expected, "{bytes} bytes arrived of {expected}");
+        }
+        let drained =
+            Drained { bytes, first_byte_at: first_byte_at.context("nothing")?, cpu: cpu_of("self")? };
+        // Under another name first: who waits for it must not see half of it.
+        let unfinished = self.report.with_extension("unfinished");
+        fs::write(&unfinished, serde_json::to_vec(&drained)?)?;
+        fs::rename(unfinished, &self.report)?;
+        if self.seconds.is_some() {
+            // Those before it are killed in the middle of it; gone sooner, it would have them complain of a broken pipe.
+            poll(&mut [PollFd::new(&io::stdin(), PollFlags::empty())], Some(&TIME_TO_STOP))?;
+        }
         Ok(())
+    }
+
+    /// Waits for more, or for the end of the time.
+    fn comes_in_time(&self, first_byte_at: Option<Duration>) -> Result<bool> {
+        let (Some(seconds), Some(first)) = (self.seconds, first_byte_at) else { return Ok(true) };
+        let left = (first + Duration::from_secs(seconds)).saturating_sub(now());
+        let stdin = io::stdin();
+        let mut input = [PollFd::new(&stdin, PollFlags::IN)];
+        Ok(!left.is_zero() && poll(&mut input, Some(&Timespec::try_from(left)?))? > 0)
     }
 }
 
@@ -128,6 +170,16 @@ impl Drained {
         let drained = serde_json::from_slice(&fs::read(report).context("the sink left no report")?)?;
         fs::remove_file(report)?;
         Ok(drained)
+    }
+
+    /// Waits for the report of a sink that a foreign program started, and reads it.
+    pub(crate) fn wait(report: &Path, patience: Duration) -> Result<Self> {
+        let start = Instant::now();
+        while !report.exists() {
+            ensure!(start.elapsed() < patience, "nothing came to its end within {} s", patience.as_secs());
+            thread::sleep(REPORT_INTERVAL);
+        }
+        Self::take(report)
     }
 }
 

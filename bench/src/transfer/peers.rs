@@ -10,12 +10,14 @@ use super::{
     kit::Kit,
     network::{End, Network},
     ours,
-    payload::{Drained, Sink, Source, wide_pipe},
+    payload::{Amount, Drained, Sink, Source, wide_pipe},
     process::{Process, Transport, wait_all},
 };
 
 /// Until a run must be over: 3 GiB at 10 MB/s.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// Until the first byte must have come, beside the time that is measured.
+const PATIENCE_TO_START: Duration = Duration::from_mins(1);
 /// What socat reads at once. With its own 8 KiB it is much slower.
 const SOCAT_BUFFER_BYTES: &str = "262144";
 
@@ -73,10 +75,34 @@ impl Peer {
         run.with_context(|| format!("{} over {}", self.name(), network.name()))
     }
 
+    /// What arrives in so many `seconds`, 10⁶ bytes a second. Both ends are killed then, in the middle of it.
+    pub(crate) fn speed(self, ground: &Ground, network: &Network, seconds: u64) -> Result<f64> {
+        let report = ground.kit.sink_report();
+        let mut sink = Sink::command(Amount::Seconds(seconds), &report);
+        let (leaving, feeder) = ground.source.feed(u64::MAX)?;
+        let start = || -> Result<Vec<Process>> {
+            if self == Self::Ssh {
+                return Ok(start_ssh(ground, network, leaving, &sink)?.into());
+            }
+            let (arrived, arriving) = wide_pipe()?;
+            sink.stdin(arrived);
+            let sink = Process::start("the sink", sink)?;
+            let ends = self.start(ground, network, leaving, arriving)?;
+            Ok(ends.into_iter().chain([sink]).collect())
+        };
+        let context = || format!("{} over {}", self.name(), network.name());
+        let running = start().with_context(context)?;
+        let drained = Drained::wait(&report, Duration::from_secs(seconds) + PATIENCE_TO_START);
+        drop(running);
+        // It ends when its reader does.
+        let _ = feeder.join().expect("the source does not panic");
+        Ok(drained.with_context(context)?.bytes as f64 / 1e6 / seconds as f64)
+    }
+
     fn run_piped(self, ground: &Ground, network: &Network, bytes: u64) -> Result<Figures> {
         let report = ground.kit.sink_report();
         let (arrived, arriving) = wide_pipe()?;
-        let mut sink = Sink::command(bytes, &report);
+        let mut sink = Sink::command(Amount::Bytes(bytes), &report);
         sink.stdin(arrived);
         let mut sink = Process::start("the sink", sink)?;
 
@@ -178,20 +204,10 @@ impl Figures {
 
 /// The receiver is a daemon, started for this run, which starts the sink.
 fn run_ssh(ground: &Ground, network: &Network, bytes: u64) -> Result<Figures> {
-    let (kit, report) = (&ground.kit, ground.kit.sink_report());
-    let port = kit.next_port();
-    // It starts itself again for each connection, for which it needs its full path.
-    let mut command = network.command(End::Receiver, "/usr/sbin/sshd");
-    command.args(["-D", "-e", "-f"]).arg(kit.sshd_settings(port)?);
-    let mut daemon = Process::start("sshd", command)?;
-    daemon.listening(Transport::Tcp, port)?;
-
+    let report = ground.kit.sink_report();
     let (leaving, feeder) = ground.source.feed(bytes)?;
-    let mut command = ssh(kit, network.command(End::Sender, "ssh"), network.receiver_address(), port);
-    let sink = Sink::command(bytes, &report);
-    command.arg(sink.get_program()).args(sink.get_args()).stdin(leaving);
-    let mut client = Process::start("ssh", command)?;
-
+    let sink = Sink::command(Amount::Bytes(bytes), &report);
+    let [mut client, mut daemon] = start_ssh(ground, network, leaving, &sink)?;
     wait_all(&mut [&mut client], &mut [&mut daemon], PATIENCE)?;
     feeder.join().expect("the source does not panic")?;
     daemon.childless()?;
@@ -203,6 +219,20 @@ fn run_ssh(ground: &Ground, network: &Network, bytes: u64) -> Result<Figures> {
         client.cpu() + daemon.cpu().saturating_sub(drained.cpu),
         [&client, &daemon].map(Process::peak_bytes),
     ))
+}
+
+/// Starts the daemon, and then the client that has it start the sink: the client is the first of the two.
+fn start_ssh(ground: &Ground, network: &Network, from: OwnedFd, sink: &Command) -> Result<[Process; 2]> {
+    let kit = &ground.kit;
+    let port = kit.next_port();
+    // It starts itself again for each connection, for which it needs its full path.
+    let mut command = network.command(End::Receiver, "/usr/sbin/sshd");
+    command.args(["-D", "-e", "-f"]).arg(kit.sshd_settings(port)?);
+    let mut daemon = Process::start("sshd", command)?;
+    daemon.listening(Transport::Tcp, port)?;
+    let mut command = ssh(kit, network.command(End::Sender, "ssh"), network.receiver_address(), port);
+    command.arg(sink.get_program()).args(sink.get_args()).stdin(from);
+    Ok([Process::start("ssh", command)?, daemon])
 }
 
 fn ssh(kit: &Kit, mut command: Command, address: IpAddr, port: u16) -> Command {

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
     time::{ClockId, clock_gettime},
 };
 
@@ -33,7 +33,7 @@ pub(crate) enum Transport {
     Udp,
 }
 
-/// A running process; killed with the value.
+/// A running process; killed with the value, and all that it started with it.
 #[derive(Debug)]
 pub(crate) struct Process {
     name: &'static str,
@@ -129,6 +129,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.end.is_none() {
+            // What is gone already needs no more.
+            for pid in descendants(self.child.id()).into_iter().filter_map(pid_of) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
@@ -211,6 +215,10 @@ fn descendants(pid: u32) -> Vec<u32> {
 fn children(pid: u32) -> Vec<u32> {
     let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+fn pid_of(pid: u32) -> Option<Pid> {
+    Pid::from_raw(pid.cast_signed())
 }
 
 fn is_own_program(pid: u32) -> bool {

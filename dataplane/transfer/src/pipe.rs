@@ -96,10 +96,10 @@ async fn serve(
             }
             // What cannot join is dropped, and its sender sees that.
             Kind::Lane(open) => {
-                drop(joins.bring(JoinKind::Lane, &open.transfer, link.clone(), control).await)
+                drop(joins.bring(JoinKind::Lane, &open.transfer, link.clone(), control).await);
             }
             Kind::Rejoin(open) => {
-                drop(joins.bring(JoinKind::Rejoin, &open.transfer, link.clone(), control).await)
+                drop(joins.bring(JoinKind::Rejoin, &open.transfer, link.clone(), control).await);
             }
             Kind::Store(_) => {}
         }
