@@ -7,11 +7,15 @@ mod api;
 mod commit;
 mod control;
 mod report;
+mod transfer;
 
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
+
+use self::report::Report;
 
 /// Measures Dotstream.
 #[derive(Debug, Parser)]
@@ -33,6 +37,27 @@ enum Bench {
     Control,
     /// From a container's exit to its run being visible, for a small change in a small and in a large workspace.
     Commit,
+    /// Moving bytes between two ends, against ssh, socat and mbuffer.
+    Transfer {
+        /// Over emulated long lines that lose packets.
+        #[arg(long)]
+        wan: bool,
+    },
+    /// The sending end of `transfer`.
+    #[command(hide = true)]
+    TransferSend(transfer::ours::Send),
+    /// The receiving end of `transfer`.
+    #[command(hide = true)]
+    TransferReceive(transfer::ours::Receive),
+    /// A store for `transfer` that only holds links.
+    #[command(hide = true)]
+    TransferIdleStore(transfer::idle::Store),
+    /// Runners for `transfer` that only hold links.
+    #[command(hide = true)]
+    TransferIdleRunners(transfer::idle::Runners),
+    /// What takes the bytes that `transfer` moved.
+    #[command(hide = true)]
+    TransferSink(transfer::payload::Sink),
 }
 
 /// How much to measure.
@@ -45,17 +70,28 @@ enum Scale {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let scale = if arguments.quick { Scale::Quick } else { Scale::Full };
-    build_program()?;
-    let runtime = tokio::runtime::Runtime::new()?;
     let report = match arguments.bench {
-        Bench::Control => runtime.block_on(control::measure(scale))?,
-        Bench::Commit => runtime.block_on(commit::measure(scale))?,
+        Bench::Control => with_program(control::measure(scale))?,
+        Bench::Commit => with_program(commit::measure(scale))?,
+        Bench::Transfer { wan: false } => transfer::measure(scale)?,
+        Bench::Transfer { wan: true } => transfer::wan::measure(scale)?,
+        Bench::TransferSend(send) => return Runtime::new()?.block_on(send.run()),
+        Bench::TransferReceive(receive) => return Runtime::new()?.block_on(receive.run()),
+        Bench::TransferIdleStore(store) => return Runtime::new()?.block_on(store.run()),
+        Bench::TransferIdleRunners(runners) => return Runtime::new()?.block_on(runners.run()),
+        Bench::TransferSink(sink) => return sink.run(),
     };
     print!("{}", report.table());
     if let Some(file) = arguments.json {
         std::fs::write(file, serde_json::to_vec_pretty(&report)?)?;
     }
     Ok(())
+}
+
+/// Runs a benchmark of `ds`, once that is built.
+fn with_program(bench: impl Future<Output = Result<Report>>) -> Result<Report> {
+    build_program()?;
+    Runtime::new()?.block_on(bench)
 }
 
 /// Builds `ds` beside this program, from the same source and with the same profile.

@@ -1,4 +1,4 @@
-//! A folder as a tar, made while it is sent.
+//! A folder, or one file, as a tar, made while it is sent.
 //!
 //! The names are in order, so that the same folder gives the same tar. Symbolic links are kept as links and never
 //! followed; those that lead out of the folder are left out, and so is `.git`. Memory is bounded: a thread makes the tar no faster than the network takes it.
@@ -24,7 +24,7 @@ const PIECES: usize = 8;
 /// What a tar is made of.
 const BLOCK: u64 = 512;
 
-/// What a folder holds.
+/// What is to be sent.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Inventory {
     /// Regular files and links.
@@ -41,8 +41,9 @@ pub(crate) struct Inventory {
 
 /// Counts what would be sent.
 pub(crate) fn survey(root: &Path) -> Result<Inventory> {
-    if !fs::metadata(root).with_context(|| format!("cannot read {}", root.display()))?.is_dir() {
-        bail!("{} is not a folder: give a folder, its contents are uploaded", root.display());
+    let metadata = fs::metadata(root).with_context(|| format!("cannot read {}", root.display()))?;
+    if !metadata.is_dir() && !metadata.is_file() {
+        bail!("{} is neither a folder nor a file: nothing of it can be uploaded", root.display());
     }
     // Two empty blocks end a tar.
     let mut found = Inventory { tar_bytes: 2 * BLOCK, ..Inventory::default() };
@@ -50,7 +51,8 @@ pub(crate) fn survey(root: &Path) -> Result<Inventory> {
         let entry = entry?;
         match Kind::of(&entry, root)? {
             Kind::File => {
-                let bytes = entry.metadata()?.len();
+                // Of the file behind a link, if the one file was named through one.
+                let bytes = fs::metadata(entry.path())?.len();
                 found.files += 1;
                 found.bytes += bytes;
                 found.tar_bytes += BLOCK + bytes.next_multiple_of(BLOCK);
@@ -67,7 +69,7 @@ pub(crate) fn survey(root: &Path) -> Result<Inventory> {
     Ok(found)
 }
 
-/// The tar of `root`, piece by piece.
+/// The tar of what is in the folder `root`, or of the file `root`, piece by piece.
 pub(crate) fn stream(root: PathBuf) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
     let (sender, receiver) = mpsc::channel(PIECES);
     // Ends by itself: with the folder, with an error, or when the receiver is dropped.
@@ -124,6 +126,9 @@ enum Kind {
 
 impl Kind {
     fn of(entry: &DirEntry, root: &Path) -> Result<Self> {
+        if entry.depth() == 0 {
+            return Ok(Self::File);
+        }
         let kind = entry.file_type();
         if kind.is_symlink() {
             let shown = || format!("cannot read the link {}", entry.path().display());
@@ -156,8 +161,12 @@ fn stays_below(name: &Path, target: &Path) -> bool {
     true
 }
 
+/// The name in the tar: relative to the folder, or the name of the one file.
 fn inside<'a>(entry: &'a DirEntry, root: &Path) -> &'a Path {
-    entry.path().strip_prefix(root).expect("a walk stays below its root")
+    match entry.depth() {
+        0 => Path::new(entry.file_name()),
+        _ => entry.path().strip_prefix(root).expect("a walk stays below its root"),
+    }
 }
 
 /// A header without owner: who the files belong to here means nothing there.
@@ -173,9 +182,13 @@ fn header(metadata: &fs::Metadata, kind: tar::EntryType, size: u64) -> tar::Head
 }
 
 fn entries(root: &Path) -> impl Iterator<Item = Result<DirEntry>> {
-    let walk = WalkDir::new(root).min_depth(1).follow_links(false).sort_by_file_name();
-    let kept = walk.into_iter().filter_entry(|entry| entry.file_name() != ".git");
-    kept.map(|entry| entry.context("cannot read the folder to upload"))
+    let walk = WalkDir::new(root).follow_links(false).sort_by_file_name();
+    let kept = walk.into_iter().filter_entry(|entry| entry.depth() == 0 || entry.file_name() != ".git");
+    let is_sent = |entry: &walkdir::Result<DirEntry>| {
+        // A folder is not in its own archive. The one file may be named through a link.
+        entry.as_ref().map_or(true, |entry| entry.depth() > 0 || !entry.path().is_dir())
+    };
+    kept.filter(is_sent).map(|entry| entry.context("cannot read what is to be uploaded"))
 }
 
 /// A file of the length that its header says, even if somebody writes to it meanwhile.
@@ -287,8 +300,23 @@ mod tests {
         let found = survey(folder.path()).unwrap();
         assert_eq!((found.files, found.bytes), (4, 6 + 3 * PIECE as u64 + 1));
         assert_eq!((found.outward, found.others), (2, 0));
-        assert!(survey(&folder.path().join("a.txt")).unwrap_err().to_string().contains("not a folder"));
+        assert!(survey(Path::new("/dev/null")).unwrap_err().to_string().contains("neither a folder"));
         assert!(survey(&folder.path().join("none")).is_err());
+    }
+
+    #[tokio::test]
+    async fn one_file_is_sent_under_its_own_name() {
+        let folder = folder();
+        let link = folder.path().join("named");
+        symlink("a.txt", &link).unwrap();
+        for (file, name) in [(folder.path().join("b/two.txt"), "two.txt"), (link, "named")] {
+            assert_eq!((survey(&file).unwrap().files, survey(&file).unwrap().bytes), (1, 3));
+            let bytes = collect(&file).await;
+            let mut tar = tar::Archive::new(bytes.as_slice());
+            let names: Vec<_> =
+                tar.entries().unwrap().map(|e| e.unwrap().path().unwrap().into_owned()).collect();
+            assert_eq!(names, [PathBuf::from(name)]);
+        }
     }
 
     #[tokio::test]

@@ -2,7 +2,9 @@
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{commit, completions, files, key, login, project, run, runner, runs, set, task, user};
+use crate::commands::{
+    commit, completions, dataset, files, key, login, project, run, runner, runs, set, task, user,
+};
 use crate::roles;
 
 pub(crate) mod values;
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     /// Projects and their members.
     #[command(subcommand)]
     Project(project::ProjectCommand),
+    /// Datasets: files under version control, for any project.
+    #[command(subcommand)]
+    Dataset(dataset::DatasetCommand),
     /// Run a command on a runner, in the project's workspace.
     Run(Box<run::RunArgs>),
     /// Tasks: what was asked to be executed.
@@ -77,7 +82,7 @@ pub(crate) enum Command {
     /// Commits of a project's workspace.
     #[command(subcommand)]
     Commit(commit::CommitCommand),
-    /// Files of the workspace, at any commit.
+    /// Files of a workspace or dataset, at any commit.
     #[command(subcommand)]
     Files(files::FilesCommand),
     /// Machines that execute tasks.

@@ -10,15 +10,18 @@ use crate::{
 
 pub(crate) mod commit;
 pub(crate) mod completions;
+pub(crate) mod dataset;
 pub(crate) mod files;
 pub(crate) mod key;
 pub(crate) mod login;
+pub(crate) mod members;
 pub(crate) mod project;
 pub(crate) mod run;
 pub(crate) mod runner;
 pub(crate) mod runs;
 pub(crate) mod set;
 pub(crate) mod task;
+mod upload;
 pub(crate) mod user;
 
 /// Runs a command. Returns the process's exit code.
@@ -47,6 +50,7 @@ async fn verb(command: Command, globals: Globals) -> Result<u8> {
         Command::Key(command) => key::run(context, command).await?,
         Command::User(command) => user::run(context, command).await?,
         Command::Project(command) => project::run(context, command).await?,
+        Command::Dataset(command) => dataset::run(context, command).await?,
         Command::Run(args) => return run::run(context, *args).await,
         Command::Task(command) => task::run(context, command).await?,
         Command::Runs(command) => runs::run(context, command).await?,

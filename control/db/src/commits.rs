@@ -92,7 +92,7 @@ impl Db {
         }
         if !move_head(&mut tx, new).await? {
             return Err(Error::Conflict(
-                "the workspace has changed meanwhile: try again on its newest commit".into(),
+                "its head has moved meanwhile: try again on the newest commit".into(),
             ));
         }
         insert_commit(&mut tx, new, &BTreeMap::new(), None).await?;
@@ -109,7 +109,7 @@ impl Db {
         Ok(commit)
     }
 
-    /// The project whose volume a commit belongs to.
+    /// The project whose workspace, or the dataset, a commit belongs to.
     pub async fn project_of_commit(&self, id: CommitId) -> Result<ProjectId> {
         let sql = "SELECT v.project_id FROM commits c JOIN volumes v ON v.id = c.volume_id WHERE c.id = $1";
         let row = sqlx::query(sql).bind(id.to_string()).fetch_optional(self.reader()).await?;
@@ -251,13 +251,17 @@ async fn insert_changes(tx: &mut Transaction<'static, Any>, new: &NewCommit) -> 
     Ok(())
 }
 
-/// The first commit of a new project's workspace, which has no parent.
-pub(crate) async fn first_commit(tx: &mut Transaction<'static, Any>, new: &NewProject) -> Result<()> {
+/// The first commit of a new project's workspace or of a new dataset, which has no parent.
+pub(crate) async fn first_commit(
+    tx: &mut Transaction<'static, Any>,
+    new: &NewProject,
+    message: &str,
+) -> Result<()> {
     let sql = "INSERT INTO commits (id, volume_id, snapshot, guid, depth, message, author, metadata, changed_files, created_ms) \
-        SELECT $1, $2, $3, $4, 0, 'project created', username, '{}', 0, $5 FROM users WHERE id = $6";
+        SELECT $1, $2, $3, $4, 0, $5, username, '{}', 0, $6 FROM users WHERE id = $7";
     let query = sqlx::query(sql).bind(new.commit.to_string()).bind(new.workspace.to_string());
-    let query = query.bind(new.snapshot.to_string()).bind(new.guid.to_string()).bind(new.created_ms);
-    match query.bind(new.owner.to_string()).execute(&mut **tx).await?.rows_affected() {
+    let query = query.bind(new.snapshot.to_string()).bind(new.guid.to_string()).bind(message.to_owned());
+    match query.bind(new.created_ms).bind(new.owner.to_string()).execute(&mut **tx).await?.rows_affected() {
         0 => Err(Error::NotFound { what: "user", id: new.owner.to_string() }),
         _ => Ok(()),
     }

@@ -7,6 +7,7 @@
 //! Start reading at [`Db::connect`], then [`FinishTask`], the transaction that everything else leads up to.
 
 mod commits;
+mod datasets;
 mod error;
 mod finish;
 mod logs;
@@ -25,6 +26,7 @@ mod users;
 mod walk;
 
 pub use commits::{Head, NewCommit};
+pub use datasets::{NewDataset, dataset_place};
 pub use error::{Error, Result};
 pub use finish::{Committed, FinishTask, Finished};
 pub use open::Db;

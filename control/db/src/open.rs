@@ -115,12 +115,14 @@ fn migrator(postgres: bool) -> Migrator {
     let by_name = include_str!("../migrations/0003_values_by_name.sql");
     let value_columns = include_str!("../migrations/0004_value_columns.sql");
     let removal = include_str!("../migrations/0005_removal.sql");
+    let datasets = include_str!("../migrations/0006_datasets.sql");
     let all = [
         (1, "postgres dialect", dialect),
         (2, "schema", schema),
         (3, "values by name", by_name),
         (4, "value columns", value_columns),
         (5, "removal", removal),
+        (6, "datasets", datasets),
     ];
     let wanted = all.into_iter().filter(|(version, ..)| postgres || *version != 1);
     let migrations = wanted.map(|(version, name, sql)| {

@@ -14,7 +14,8 @@ use crate::{
 };
 
 const PROJECT: &str = "SELECT p.*, v.id AS workspace, v.head, m.access FROM projects p \
-    JOIN volumes v ON v.project_id = p.id LEFT JOIN members m ON m.project_id = p.id AND m.user_id = $1";
+    JOIN volumes v ON v.project_id = p.id LEFT JOIN members m ON m.project_id = p.id AND m.user_id = $1 \
+    WHERE p.kind = 'project'";
 
 const PROJECT_ROW: &str = "SELECT p.id, p.name, v.id AS workspace, v.head, c.snapshot FROM projects p \
     JOIN volumes v ON v.project_id = p.id JOIN commits c ON c.id = v.head";
@@ -42,16 +43,16 @@ pub struct NewProject {
     pub created_ms: i64,
 }
 
-/// A project as it is, whoever asks.
+/// A project or a dataset as it is, whoever asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectRow {
     /// Id.
     pub id: ProjectId,
     /// Unique name.
     pub name: String,
-    /// Its workspace.
+    /// Its workspace, or the dataset's volume.
     pub workspace: VolumeId,
-    /// The workspace's newest commit.
+    /// The volume's newest commit.
     pub head: CommitId,
     /// That commit's snapshot.
     pub head_snapshot: SnapshotId,
@@ -73,7 +74,7 @@ fn project(row: &AnyRow, viewer: &User) -> Result<Option<Project>> {
 }
 
 /// Admins own everything.
-fn access(member: Option<Access>, viewer: &User) -> Option<Access> {
+pub(crate) fn access(member: Option<Access>, viewer: &User) -> Option<Access> {
     if viewer.admin { Some(Access::Owner) } else { member }
 }
 
@@ -95,16 +96,7 @@ impl Db {
         if known.fetch_optional(&mut *tx).await?.is_some() {
             return Ok(());
         }
-        let sql = "INSERT INTO projects (id, name, description, created_ms, runs) VALUES ($1, $2, $3, $4, 0)";
-        let query = sqlx::query(sql).bind(new.id.to_string()).bind(new.name.clone());
-        let query = query.bind(new.description.clone()).bind(new.created_ms);
-        let words = || format!("there is a project {:?} already: choose another name", new.name);
-        query.execute(&mut *tx).await.map_err(taken(words))?;
-        let sql = "INSERT INTO volumes (id, project_id, head) VALUES ($1, $2, $3)";
-        let query = sqlx::query(sql).bind(new.workspace.to_string()).bind(new.id.to_string());
-        query.bind(new.commit.to_string()).execute(&mut *tx).await?;
-        first_commit(&mut tx, new).await?;
-        put_member(&mut tx, new.id, new.owner, Access::Owner).await?;
+        insert(&mut tx, new, "project", "project created").await?;
         Ok(tx.commit().await?)
     }
 
@@ -113,7 +105,7 @@ impl Db {
         let id = id_or_name.parse::<ProjectId>().map_or_else(|_| id_or_name.to_owned(), |id| id.to_string());
         // A name may look like another project's id: the id wins.
         let sql = format!(
-            "{PROJECT} WHERE p.id = $2 OR p.name = $3 ORDER BY CASE WHEN p.id = $2 THEN 0 ELSE 1 END LIMIT 1"
+            "{PROJECT} AND (p.id = $2 OR p.name = $3) ORDER BY CASE WHEN p.id = $2 THEN 0 ELSE 1 END LIMIT 1"
         );
         let query = sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(viewer.id.to_string())
@@ -132,7 +124,7 @@ impl Db {
         rows.iter().filter_map(|row| project(row, viewer).transpose()).collect()
     }
 
-    /// A project by id.
+    /// A project or dataset by id.
     pub async fn project_row(&self, id: ProjectId) -> Result<ProjectRow> {
         let query =
             sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} WHERE p.id = $1"))).bind(id.to_string());
@@ -140,7 +132,7 @@ impl Db {
         project_row(&row.ok_or_else(|| Error::NotFound { what: "project", id: id.to_string() })?)
     }
 
-    /// All projects, for reconciliation with the stores.
+    /// All projects and datasets, for reconciliation with the stores.
     pub async fn project_rows(&self) -> Result<Vec<ProjectRow>> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!("{PROJECT_ROW} ORDER BY p.id")))
             .fetch_all(self.reader())
@@ -148,7 +140,7 @@ impl Db {
         rows.iter().map(project_row).collect()
     }
 
-    /// What a user may do in a project: an admin everything, who is no member nothing.
+    /// What a user may do in a project or dataset: an admin everything, who is no member nothing.
     pub async fn access(&self, viewer: &User, project: ProjectId) -> Result<Option<Access>> {
         let query = sqlx::query("SELECT access FROM members WHERE project_id = $1 AND user_id = $2");
         let query = query.bind(project.to_string()).bind(viewer.id.to_string());
@@ -203,6 +195,26 @@ impl Db {
     }
 }
 
+/// Inserts a project or dataset with its volume, first commit and owner.
+pub(crate) async fn insert(
+    tx: &mut Transaction<'static, Any>,
+    new: &NewProject,
+    kind: &'static str,
+    message: &str,
+) -> Result<()> {
+    let sql =
+        "INSERT INTO projects (id, name, description, created_ms, runs, kind) VALUES ($1, $2, $3, $4, 0, $5)";
+    let query = sqlx::query(sql).bind(new.id.to_string()).bind(new.name.clone());
+    let query = query.bind(new.description.clone()).bind(new.created_ms).bind(kind);
+    let words = || format!("there is a project or dataset {:?} already: choose another name", new.name);
+    query.execute(&mut **tx).await.map_err(taken(words))?;
+    let sql = "INSERT INTO volumes (id, project_id, head) VALUES ($1, $2, $3)";
+    let query = sqlx::query(sql).bind(new.workspace.to_string()).bind(new.id.to_string());
+    query.bind(new.commit.to_string()).execute(&mut **tx).await?;
+    first_commit(tx, new, message).await?;
+    put_member(tx, new.id, new.owner, Access::Owner).await
+}
+
 /// Open tasks that a refusal names.
 const NAMED: usize = 5;
 
@@ -226,7 +238,7 @@ async fn has_no_open_task(tx: &mut Transaction<'static, Any>, project: ProjectId
 }
 
 /// Makes changes of a project's members wait for each other: two owners who remove each other must not both succeed.
-async fn lock(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Result<()> {
+pub(crate) async fn lock(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Result<()> {
     let query = sqlx::query("UPDATE projects SET name = name WHERE id = $1").bind(project.to_string());
     match query.execute(&mut **tx).await?.rows_affected() {
         0 => Err(Error::NotFound { what: "project", id: project.to_string() }),
@@ -253,8 +265,6 @@ async fn has_owner(tx: &mut Transaction<'static, Any>, project: ProjectId) -> Re
     let query = query.bind(project.to_string()).bind(Access::Owner.as_str());
     match query.fetch_optional(&mut **tx).await? {
         Some(_) => Ok(()),
-        None => {
-            Err(Error::Conflict("this is the project's last owner: make somebody else an owner first".into()))
-        }
+        None => Err(Error::Conflict("this is the last owner: make somebody else an owner first".into())),
     }
 }

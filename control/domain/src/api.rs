@@ -4,6 +4,7 @@
 //! is more, `next`, to be passed as `?cursor=`.
 
 mod commits;
+mod datasets;
 mod hub;
 mod people;
 mod projects;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use commits::*;
+pub use datasets::*;
 pub use hub::*;
 pub use people::*;
 pub use projects::*;

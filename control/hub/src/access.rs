@@ -33,7 +33,7 @@ impl Core {
         need: Access,
     ) -> Result<Project, Problem> {
         let project = self.db.project(user, id_or_name).await?;
-        check(project.access, need)?;
+        check("project", project.access, need)?;
         Ok(project)
     }
 
@@ -61,7 +61,7 @@ impl Core {
 
     async fn require(&self, user: &User, project: ProjectId, need: Access) -> Result<Access, Problem> {
         match self.db.access(user, project).await? {
-            Some(access) => check(access, need).map(|()| access),
+            Some(access) => check("project", access, need).map(|()| access),
             None => Err(Problem::not_found("this object")),
         }
     }
@@ -84,12 +84,13 @@ fn long_enough(id: &str) -> Result<&str, Problem> {
     Ok(id)
 }
 
-fn check(has: Access, need: Access) -> Result<(), Problem> {
+/// Refuses who has less than `need` in a project or dataset.
+pub(crate) fn check(what: &str, has: Access, need: Access) -> Result<(), Problem> {
     if has >= need {
         return Ok(());
     }
     Err(Problem::forbidden(format!(
-        "this needs the right of {article} {} in the project, and you are its {}: ask an owner of the project",
+        "this needs the right of {article} {} in the {what}, and you are its {}: ask an owner of the {what}",
         need.as_str(),
         has.as_str(),
         article = if need == Access::Viewer { "a" } else { "an" },

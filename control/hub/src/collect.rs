@@ -1,5 +1,5 @@
 //! Drops at the store what nothing points at: results of tasks that ended otherwise, uploads that came too late,
-//! volumes of projects that were not made after all.
+//! volumes of projects and datasets that were not made after all, or are deleted.
 //!
 //! A snapshot or a volume goes only if two rounds in a row found it unused: what is under way (an upload between
 //! its snapshot and its commit, at this hub or another) is recorded long before the second. With a database that was
@@ -66,7 +66,7 @@ async fn round(core: &Core, before: &Unused) -> Unused {
     unused
 }
 
-/// The volumes that the store has, and those that a project has. Asked for in this order, so that one that is
+/// The volumes that the store has, and those that a project or dataset has. Asked for in this order, so that one that is
 /// being made now is not only in the first.
 async fn volumes(core: &Core) -> Result<(Vec<VolumeId>, HashSet<VolumeId>), String> {
     let stored = core.store.list_volumes().await.map_err(|error| chain(&error))?;
@@ -96,10 +96,10 @@ async fn drop_unused_of(
 
 async fn drop_volume(core: &Core, volume: VolumeId) {
     if core.unknown == Unknown::Keep {
-        return tracing::warn!(volume.id = %volume, "no project has this volume at the store; it is kept");
+        return tracing::warn!(volume.id = %volume, "no project or dataset has this volume at the store; it is kept");
     }
     match core.store.drop_volume(volume).await {
-        Ok(()) => tracing::info!(volume.id = %volume, "dropped a volume that no project has"),
+        Ok(()) => tracing::info!(volume.id = %volume, "dropped a volume that no project or dataset has"),
         Err(error) => {
             tracing::warn!(volume.id = %volume, error = %chain(&error), "an unused volume stays for now");
         }
@@ -150,7 +150,7 @@ mod tests {
     use ds_db::{NewRunner, NewTask, TokenHash};
     use ds_domain::{
         NodeId, RunnerId, TaskId,
-        api::{CreateProject, Project, User},
+        api::{CreateDataset, CreateProject, Project, User},
         task::{Outcome, TaskSpec},
     };
     use ds_link::Role;
@@ -254,6 +254,8 @@ mod tests {
         let orphan = import(&core, &project).await;
         let awaited = import(&core, &project).await;
         assign(&core, &admin, &project, awaited).await;
+        let request = CreateDataset { name: "d".into(), description: String::new() };
+        let dataset = core.create_dataset(&admin, request).await.unwrap();
         let nobodys = VolumeId(Uuid::new_v4());
         core.store.create_volume(nobodys, SnapshotId(Uuid::new_v4())).await.unwrap();
 
@@ -268,15 +270,16 @@ mod tests {
             HashSet::from([head, awaited]),
             "a live task's result stays"
         );
-        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace]);
+        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace, dataset.id]);
 
         // A project that was deleted leaves its volume, if there is no doubt.
         end_and_delete(&core, &project).await;
+        core.db.delete_dataset(dataset.id).await.unwrap();
         let first = round(&core, &Unused::default()).await;
-        assert_eq!(first.volumes, HashSet::from([project.workspace]));
+        assert_eq!(first.volumes, HashSet::from([project.workspace, dataset.id]));
         Arc::get_mut(&mut core).unwrap().unknown = Unknown::Keep;
         round(&core, &first).await;
-        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace]);
+        assert_eq!(core.store.list_volumes().await.unwrap(), [project.workspace, dataset.id]);
         Arc::get_mut(&mut core).unwrap().unknown = Unknown::Drop;
         round(&core, &first).await;
         assert_eq!(core.store.list_volumes().await.unwrap(), []);

@@ -5,6 +5,7 @@
 
 mod caller;
 mod commits;
+mod datasets;
 mod events;
 mod front;
 mod health;
@@ -89,6 +90,7 @@ fn described() -> OpenApiRouter<Arc<Core>> {
         .merge(runs::routes())
         .merge(commits::routes())
         .merge(upload::routes())
+        .merge(datasets::routes())
         .merge(runners::routes())
         .merge(events::routes())
 }

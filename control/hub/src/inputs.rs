@@ -7,7 +7,7 @@ use std::collections::{HashMap, hash_map::Entry};
 use ds_db::Db;
 use ds_domain::{
     CommitId, VolumeId,
-    api::{ChangeKind, Project, RunFile, User},
+    api::{ChangeKind, Dataset, Project, RunFile, User},
     record::FileReference,
 };
 
@@ -43,21 +43,28 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Resolves other projects' files on behalf of a run's author, each once. A project's head is looked up once, so
-/// that all runs of a task or request see the same.
+/// Resolves files of other projects, and of datasets, on behalf of a run's author, each once. A head is looked up once,
+/// so that all runs of a task or request see the same.
 ///
 /// A file that is not found stays as it was declared, whether the author may not see its project or there is none.
 pub(crate) struct ForeignResolver<'a> {
     db: &'a Db,
     author: Option<&'a User>,
-    projects: HashMap<String, Option<Project>>,
+    places: HashMap<String, Option<Place>>,
     known: HashMap<FileReference, RunFile>,
+}
+
+/// A project's workspace or a dataset.
+struct Place {
+    name: String,
+    volume: VolumeId,
+    head: CommitId,
 }
 
 impl<'a> ForeignResolver<'a> {
     /// No author stands for one who was removed meanwhile, and sees nothing.
     pub(crate) fn new(db: &'a Db, author: Option<&'a User>) -> Self {
-        Self { db, author, projects: HashMap::new(), known: HashMap::new() }
+        Self { db, author, places: HashMap::new(), known: HashMap::new() }
     }
 
     /// Each at the version that was read. A path and a version together, `ds://project/path@commit`, are again a
@@ -88,27 +95,36 @@ impl<'a> ForeignResolver<'a> {
 
     async fn find(&mut self, reference: &FileReference) -> Result<Option<RunFile>, ds_db::Error> {
         let db = self.db;
-        let Some(project) = self.project(&reference.project).await? else { return Ok(None) };
+        let Some(place) = self.place(&reference.project).await? else { return Ok(None) };
         let from = match &reference.version {
-            Some(prefix) => db.commit_of(project.workspace, prefix).await?,
-            None => Some(project.head),
+            Some(prefix) => db.commit_of(place.volume, prefix).await?,
+            None => Some(place.head),
         };
         let Some(from) = from else { return Ok(None) };
         let path = &reference.path;
-        let Some(commit) = version(db, project.workspace, path, from).await? else { return Ok(None) };
-        let newest = FileReference { project: project.name.clone(), path: path.clone(), version: None };
+        let Some(commit) = version(db, place.volume, path, from).await? else { return Ok(None) };
+        let newest = FileReference { project: place.name.clone(), path: path.clone(), version: None };
         let written_by = db.run_that_wrote(commit, path).await?;
         Ok(Some(RunFile { path: newest.to_string(), commit: Some(commit), written_by }))
     }
 
-    async fn project(&mut self, name: &str) -> Result<Option<&Project>, ds_db::Error> {
+    async fn place(&mut self, name: &str) -> Result<Option<&Place>, ds_db::Error> {
         let Some(author) = self.author else { return Ok(None) };
-        let project = match self.projects.entry(name.to_owned()) {
+        let place = match self.places.entry(name.to_owned()) {
             Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(found(self.db.project(author, name).await)?),
+            Entry::Vacant(new) => new.insert(place(self.db, author, name).await?),
         };
-        Ok(project.as_ref())
+        Ok(place.as_ref())
     }
+}
+
+async fn place(db: &Db, viewer: &User, name: &str) -> Result<Option<Place>, ds_db::Error> {
+    if let Some(project) = found(db.project(viewer, name).await)? {
+        let Project { name, workspace: volume, head, .. } = project;
+        return Ok(Some(Place { name, volume, head }));
+    }
+    let dataset = found(db.dataset(viewer, name).await)?;
+    Ok(dataset.map(|Dataset { name, id: volume, head, .. }| Place { name, volume, head }))
 }
 
 /// What is not there, or not to be seen, as `None`.

@@ -20,6 +20,7 @@ mod collect;
 mod compare;
 mod config;
 mod core;
+mod datasets;
 mod error;
 mod events;
 mod finish;

@@ -1,4 +1,4 @@
-//! Workspaces: made together with their project, and filled from a person's machine.
+//! Volumes of people: made together with their project or dataset, and filled from a person's machine.
 
 use std::{io, sync::Arc};
 
@@ -36,10 +36,7 @@ impl Core {
 
     /// First the volume at the store, then everything else in one transaction.
     async fn make_project(&self, user: &User, request: CreateProject) -> Result<Project, Problem> {
-        check_name("project", &request.name)?;
-        if Uuid::parse_str(&request.name).is_ok() {
-            return Err(Problem::invalid("a project's name must not look like an id: choose another"));
-        }
+        check_new_name("project", &request.name)?;
         let (workspace, snapshot) = (VolumeId(Uuid::new_v4()), SnapshotId(Uuid::new_v4()));
         let guid = self.store_for_request().await?.create_volume(workspace, snapshot).await?;
         let new = NewProject {
@@ -54,29 +51,34 @@ impl Core {
             created_ms: now_ms(),
         };
         if let Err(error) = self.db.create_project(&new).await {
-            // Of another failure nobody knows whether the project is there.
-            if matches!(error, ds_db::Error::Conflict(_))
-                && let Err(leak) = self.store.drop_volume(workspace).await
-            {
-                tracing::warn!(volume.id = %workspace, error = %chain(&leak), "an unused volume stays");
-            }
-            return Err(error.into());
+            return Err(self.creation_failed(workspace, error).await);
         }
         tracing::info!(project.id = %new.id, volume.id = %workspace, user.id = %user.id, "made a project");
         Ok(self.db.project(user, &new.id.to_string()).await?)
     }
 
-    /// Unpacks a tar over the head and makes that the head. A conflict if the head moved meanwhile.
+    /// What is said of a project or dataset that was not recorded. Its volume goes at once where it is certain that it is not
+    /// there after all.
+    pub(crate) async fn creation_failed(&self, volume: VolumeId, error: ds_db::Error) -> Problem {
+        if matches!(error, ds_db::Error::Conflict(_))
+            && let Err(leak) = self.store.drop_volume(volume).await
+        {
+            tracing::warn!(volume.id = %volume, error = %chain(&leak), "an unused volume stays");
+        }
+        error.into()
+    }
+
+    /// Unpacks a tar over the head of a volume and makes that the head; `place` is its project or dataset. A conflict if the head
+    /// moved meanwhile.
     pub(crate) async fn upload(
         &self,
         user: &User,
-        project: &Project,
+        (place, volume): (ProjectId, VolumeId),
         path: &str,
         message: &str,
         tar: impl Stream<Item = io::Result<Bytes>> + Send,
     ) -> Result<Commit, Problem> {
         let path = folder(path)?;
-        let volume = project.workspace;
         let head = self.db.head(volume).await?;
         let snapshot = SnapshotId(Uuid::new_v4());
         let imported =
@@ -96,9 +98,9 @@ impl Core {
         if let Err(error) = self.db.import_commit(&new).await {
             return Err(self.upload_failed(volume, snapshot, error).await);
         }
-        tracing::info!(project.id = %project.id, commit.id = %new.id, user.id = %user.id, "recorded an upload");
+        tracing::info!(project.id = %place, volume.id = %volume, commit.id = %new.id, user.id = %user.id, "recorded an upload");
         self.advances.add(volume, snapshot);
-        self.events.publish(Event::Commit { project: project.id, id: new.id });
+        self.events.publish(Event::Commit { project: place, id: new.id });
         Ok(self.db.commit(new.id).await?)
     }
 
@@ -112,9 +114,18 @@ impl Core {
             tracing::warn!(snapshot.id = %snapshot, error = %chain(&leak), "an unused snapshot stays for now");
         }
         Problem::conflict(
-            "the workspace's head moved while the upload was under way: send it again to put it on the new head",
+            "the head moved while the upload was under way: send it again to put it on the new head",
         )
     }
+}
+
+/// Refuses names that cannot be addressed, or that would be taken for an id.
+pub(crate) fn check_new_name(what: &str, name: &str) -> Result<(), Problem> {
+    check_name(what, name)?;
+    if Uuid::parse_str(name).is_ok() {
+        return Err(Problem::invalid(format!("a {what}'s name must not look like an id: choose another")));
+    }
+    Ok(())
 }
 
 fn folder(path: &str) -> Result<String, Problem> {

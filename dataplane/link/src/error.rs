@@ -70,6 +70,14 @@ pub enum Error {
         /// Node or address.
         who: String,
     },
+    /// The link is gone, though neither end meant to close it.
+    #[error("the link with {who} was lost: {reason}")]
+    Lost {
+        /// Node or address.
+        who: String,
+        /// In QUIC's words.
+        reason: String,
+    },
     /// The other end closed the link or the stream.
     #[error("{who} closed the connection: {reason}")]
     Closed {
@@ -95,7 +103,15 @@ pub enum Error {
 impl Error {
     /// Whether the same call can succeed later with nothing changed by a person.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Closed { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Lost { .. } | Self::Closed { .. }
+        )
+    }
+
+    /// Whether a link ended though neither end meant it to: the network failed, or the other process died.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::TimedOut { .. } | Self::Lost { .. })
     }
 
     pub(crate) fn unusable(what: &'static str, reason: impl std::fmt::Display) -> Self {
@@ -115,6 +131,9 @@ impl Error {
             ConnectionError::VersionMismatch => {
                 Self::Refused { who, reason: "it speaks no version of QUIC that we do".into() }
             }
+            ConnectionError::Reset
+            | ConnectionError::TransportError(_)
+            | ConnectionError::ConnectionClosed(_) => Self::Lost { who, reason: error.to_string() },
             ConnectionError::ApplicationClosed(close) => {
                 Self::Closed { who, reason: String::from_utf8_lossy(&close.reason).into_owned() }
             }

@@ -1,4 +1,4 @@
-//! One authenticated QUIC connection between two nodes, and the identities that make it so.
+//! Authenticated QUIC connections between nodes, and the identities that make it so.
 //!
 //! [`identity`] is the hub's CA and the certificates that it gives to nodes; [`token`] is what a person carries to a new
 //! node so that it finds and believes its hub. [`Endpoint`] makes [`Link`]s: mutually authenticated connections with
@@ -14,6 +14,7 @@ pub mod framing;
 pub mod identity;
 pub mod link;
 mod routes;
+mod threads;
 mod tls;
 pub mod token;
 

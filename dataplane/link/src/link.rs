@@ -13,17 +13,20 @@ use prost::Message;
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     Error, Peer, Result,
+    endpoint::Dialer,
     framing::{self, FrameError},
     routes::{Chunks, Routes},
+    threads::Thread,
 };
 
 /// Control streams that the other end may have open at once.
 pub const MAX_CONTROL_STREAMS: u32 = 64;
 /// Chunk streams that the other end may have open at once, over all transfers of a link.
-pub const MAX_CHUNK_STREAMS: u32 = 64;
+pub const MAX_CHUNK_STREAMS: u32 = 128;
 
 /// Bytes at the head of each chunk stream that are read to see where it belongs.
 pub const HEAD_BYTES: usize = 20;
@@ -41,6 +44,9 @@ struct Shared {
     peer: Peer,
     routes: Arc<Routes>,
     sorter: JoinHandle<()>,
+    thread: Thread,
+    /// At the end that dialled.
+    dialer: Option<Dialer>,
 }
 
 impl std::fmt::Debug for Link {
@@ -57,15 +63,15 @@ impl Drop for Shared {
 }
 
 impl Link {
-    pub(crate) fn new(connection: Connection) -> Result<Self> {
+    pub(crate) fn new(connection: Connection, thread: Thread, dialer: Option<Dialer>) -> Result<Self> {
         let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer>>().ok());
         let certificate = identity.as_deref().and_then(|chain| chain.first());
         let certificate =
             certificate.ok_or_else(|| Error::unusable("the link", "the other end is nameless"))?;
         let peer = Peer::from_certificate(certificate)?;
         let routes = Arc::new(Routes::default());
-        let sorter = tokio::spawn(Arc::clone(&routes).run(connection.clone(), peer));
-        Ok(Self(Arc::new(Shared { connection, peer, routes, sorter })))
+        let sorter = thread.spawn(Arc::clone(&routes).run(connection.clone(), peer));
+        Ok(Self(Arc::new(Shared { connection, peer, routes, sorter, thread, dialer })))
     }
 
     /// Who the other end is.
@@ -76,6 +82,22 @@ impl Link {
     /// Where the other end is; it may move.
     pub fn remote_address(&self) -> SocketAddr {
         self.0.connection.remote_address()
+    }
+
+    /// Dials the same node again, from a UDP port and on a thread of its own: as a further lane of a transfer, or because this
+    /// link is lost. `None` at the end that was dialled.
+    pub async fn another(&self) -> Option<Result<Self>> {
+        let dialer = self.0.dialer.as_ref()?;
+        Some(dialer.link(self.remote_address(), self.peer().node).await)
+    }
+
+    /// Runs `work` on the thread that drives this link, so that what it reads and writes stays in one core's caches. It
+    /// ends with the answer.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(self.0.thread.spawn(work))
     }
 
     /// Opens a control stream with its first message. Waits while the other end has as many open as it allows.

@@ -17,10 +17,10 @@ type TransferKey = [u8; 16];
 const MAX_STRAYS: u32 = 4 * MAX_CHUNK_STREAMS;
 
 /// Who waits for chunks on one link.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Routes(Mutex<Table>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Table {
     open: HashMap<TransferKey, mpsc::Sender<ChunkReader>>,
     strays: u32,
@@ -73,6 +73,7 @@ impl Routes {
 }
 
 /// The chunk streams of one transfer, as they arrive. Dropped, the rest of them is refused.
+#[derive(Debug)]
 pub struct Chunks {
     routes: Arc<Routes>,
     transfer: TransferKey,

@@ -1,6 +1,6 @@
 //! The end that opens a transfer: a runner, or a store that fetches from another.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    exchange::{Exchange, farewell},
-    plans,
+    exchange::{End, Exchange, WINDOW_BYTES, farewell},
+    joins, plans,
     receipt::unsigned,
     receiving, sending,
     ticket::Grant,
@@ -69,10 +69,25 @@ pub async fn pull(
         Reply::Already(_) => return Err(Error::protocol(link.peer(), "a receipt for what it should send")),
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
-    let mut exchange =
-        Exchange { link, control: &mut control, io, transfer, estimate: None, progress, cancel };
-    let result = fetch(&mut exchange, volumes, (volume, snapshot), accept, chunks).await;
-    conclude(exchange.control, result).await
+    let (joins, joining) = joins::queue();
+    let mut exchange = Exchange {
+        link: link.clone(),
+        control,
+        joining,
+        end: End::Opener,
+        io,
+        transfer,
+        estimate: None,
+        progress,
+        cancel,
+        moved: Arc::default(),
+    };
+    let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
+    let result = tokio::select! {
+        result = fetch(&mut exchange, volumes, (volume, snapshot), accept, chunks) => result,
+        never = growing => match never {},
+    };
+    conclude(&mut exchange.control, result).await
 }
 
 async fn fetch(
@@ -128,14 +143,30 @@ pub async fn push(
         Reply::Already(receipt) => return wanted.check(receipt, None),
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
-    let mut exchange = Exchange { link, control: &mut control, io, transfer, estimate, progress, cancel };
-    let result = async {
+    let (joins, joining) = joins::queue();
+    let mut exchange = Exchange {
+        link: link.clone(),
+        control,
+        joining,
+        end: End::Opener,
+        io,
+        transfer,
+        estimate,
+        progress,
+        cancel,
+        moved: Arc::default(),
+    };
+    let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
+    let sending = async {
         let sending = volumes.send(&plan).await?;
-        let sent = sending::send(&mut exchange, sending, accept.window_bytes).await?;
+        let sent = sending::send(&mut exchange, sending, accept.window_bytes.min(WINDOW_BYTES)).await?;
         wanted.check(sent.receipt, Some(sent.fin))
     };
-    let result = result.await;
-    conclude(&mut control, result).await
+    let result = tokio::select! {
+        result = sending => result,
+        never = growing => match never {},
+    };
+    conclude(&mut exchange.control, result).await
 }
 
 /// The stream from `base`, which the store is known to have as the newest of a filesystem or as an origin.

@@ -1,21 +1,35 @@
-//! What both directions of a transfer share: the control stream, giving up, and proto words for wire's.
+//! What both directions of a transfer share: the control stream and its links, coming back after a link was lost, giving up,
+//! and proto words for wire's.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use ds_blockio::BlockIo;
 use ds_link::{Control, Link};
-use ds_proto::v1::{self, TransferControl, transfer_control::Message};
+use ds_proto::v1::{
+    self, StreamOpen, TransferControl, TransferReply, stream_open::Kind, transfer_control::Message,
+    transfer_reply::Reply,
+};
 use ds_wire::TransferId;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Error, Progress, Result};
+use crate::{
+    Error, Progress, Result,
+    joins::{Join, JoinKind, Joining, accepted},
+};
 
-/// The receiver's window: the bytes that it holds in memory at most. 2.5 Gb/s over 100 ms.
-pub(crate) const WINDOW_BYTES: u64 = 32 << 20;
+/// The receiver's window: the bytes that it holds in memory at most, that the sender keeps, and that may be sent again after a
+/// link was lost. 5 Gb/s over 100 ms.
+pub(crate) const WINDOW_BYTES: u64 = 64 << 20;
 
 /// Blocks of [`ds_wire::CHUNK_BYTES`] between a pipe and us.
-pub(crate) const PIPE_DEPTH: usize = 2;
+pub(crate) const PIPE_DEPTH: usize = 4;
 
 /// Without any progress for so long a transfer is given up: an end that is reachable but stuck must not hold a place for
 /// ever. Long, because ZFS may search for changes, or write out, for minutes.
@@ -24,19 +38,41 @@ const STALL: Duration = Duration::from_mins(10);
 /// How long the last words of a transfer may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(3);
 
+/// For so long both ends of a transfer wait for each other after its link was lost.
+const GRACE: Duration = Duration::from_mins(1);
+
+/// Between two tries to come back.
+const REDIAL_PAUSE: Duration = Duration::from_millis(250);
+
 /// One transfer in one process.
 pub(crate) struct Exchange<'a> {
-    pub(crate) link: &'a Link,
-    pub(crate) control: &'a mut Control,
+    /// The link with the control stream; it is a lane too.
+    pub(crate) link: Link,
+    pub(crate) control: Control,
+    /// Links that join.
+    pub(crate) joining: Joining,
+    pub(crate) end: End,
     pub(crate) io: &'a BlockIo,
     pub(crate) transfer: TransferId,
     pub(crate) estimate: Option<u64>,
     pub(crate) progress: &'a (dyn Fn(Progress) + Send + Sync),
     pub(crate) cancel: &'a CancellationToken,
+    /// Bytes that moved so far, for whoever watches the rate.
+    pub(crate) moved: Arc<AtomicU64>,
+}
+
+/// Which end of a transfer this is: who comes back after a link was lost, and who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It dials.
+    Opener,
+    /// It is dialled.
+    Acceptor,
 }
 
 impl Exchange<'_> {
     pub(crate) fn report(&self, bytes: u64) {
+        self.moved.store(bytes, Ordering::Relaxed);
         (self.progress)(Progress { bytes, estimate: self.estimate });
     }
 
@@ -44,18 +80,104 @@ impl Exchange<'_> {
         Ok(self.control.send.send(&TransferControl { message: Some(message) }).await?)
     }
 
-    /// The next message of the other end; its giving up, or going away, is an error. May be cancelled.
-    pub(crate) async fn heard(&mut self) -> Result<Message> {
-        let peer = self.link.peer();
-        match self.control.recv.recv::<TransferControl>().await? {
-            Some(TransferControl { message: Some(Message::Abort(abort)) }) => {
-                Err(Error::aborted(peer, abort))
+    /// Goes on after `lost`, if that is the loss of the link and the other end comes back in time; the answer is the new link. Else `lost` itself is the error.
+    pub(crate) async fn rejoin(&mut self, lost: Error) -> Result<Join> {
+        let may_go_on = match (&lost, self.end) {
+            (Error::Link(error), End::Opener) => error.is_lost(),
+            // An end that answers and knows nothing of the link has closed it, or is another process: it will not come back.
+            (Error::Link(error), End::Acceptor) => matches!(error, ds_link::Error::TimedOut { .. }),
+            _ => false,
+        };
+        if !may_go_on {
+            return Err(lost);
+        }
+        tracing::info!(peer = %self.link.peer(), error = %lost, "a transfer lost its link and waits for another");
+        let cancel = self.cancel;
+        let coming = async {
+            match self.end {
+                End::Opener => self.come_back().await,
+                End::Acceptor => self.wait_for_other().await,
             }
-            Some(TransferControl { message: Some(message) }) => Ok(message),
-            Some(TransferControl { message: None }) => Err(Error::protocol(peer, "an empty message")),
-            None => Err(Error::protocol(peer, "it ended the stream before the transfer was over")),
+        };
+        let join = tokio::select! {
+            () = cancel.cancelled() => return Err(Error::Cancelled),
+            joined = timeout(GRACE, coming) => match joined {
+                Ok(Some(join)) => join,
+                Ok(None) | Err(_) => return Err(lost),
+            }
+        };
+        Ok(join)
+    }
+
+    /// Makes a joined link the one with the control stream. Its other parts stay with the caller.
+    pub(crate) fn adopt(&mut self, link: Link, control: Control) {
+        // It may only seem alive.
+        self.link.close("another link has taken over");
+        self.link = link;
+        self.control = control;
+    }
+
+    async fn come_back(&self) -> Option<Join> {
+        loop {
+            match self.dial_back().await {
+                Ok(join) => return join,
+                // The other process knows nothing of the transfer: it is another one by now.
+                Err(Error::Aborted { .. } | Error::Protocol { .. }) => return None,
+                Err(error) => tracing::debug!(peer = %self.link.peer(), %error, "cannot come back yet"),
+            }
+            tokio::time::sleep(REDIAL_PAUSE).await;
         }
     }
+
+    async fn dial_back(&self) -> Result<Option<Join>> {
+        let Some(link) = self.link.another().await else { return Ok(None) };
+        let link = link?;
+        let chunks = link.chunks(self.transfer.0);
+        let rejoin = v1::TransferRejoin { transfer: self.transfer.0.to_vec() };
+        let mut control = link.open(&StreamOpen { kind: Some(Kind::Rejoin(rejoin)) }).await?;
+        accepted(&link, &mut control).await?;
+        Ok(Some(Join { kind: JoinKind::Rejoin, link, control, chunks }))
+    }
+
+    /// Lanes that come meanwhile are let go of: they are as lost as the link, or are dialled again.
+    async fn wait_for_other(&mut self) -> Option<Join> {
+        loop {
+            let mut join = self.joining.recv().await?;
+            if join.kind == JoinKind::Rejoin && let_in(&mut join).await.is_ok() {
+                return Some(join);
+            }
+        }
+    }
+
+    /// The next message of the other end, whose giving up, or going away, is an error; or a link that joins. May be cancelled.
+    pub(crate) async fn heard(&mut self) -> Heard {
+        let peer = self.link.peer();
+        let message = tokio::select! {
+            Some(join) = self.joining.recv() => return Heard::Join(join),
+            message = self.control.recv.recv::<TransferControl>() => message,
+        };
+        Heard::Said(match message {
+            Ok(Some(TransferControl { message: Some(Message::Abort(abort)) })) => {
+                Err(Error::aborted(peer, abort))
+            }
+            Ok(Some(TransferControl { message: Some(message) })) => Ok(message),
+            Ok(Some(TransferControl { message: None })) => Err(Error::protocol(peer, "an empty message")),
+            Ok(None) => Err(Error::protocol(peer, "it ended the stream before the transfer was over")),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+/// What an exchange waits for.
+pub(crate) enum Heard {
+    Said(Result<Message>),
+    Join(Join),
+}
+
+/// Tells a link that joined that it is let in.
+pub(crate) async fn let_in(join: &mut Join) -> Result<()> {
+    let accept = TransferReply { reply: Some(Reply::Accept(v1::TransferAccept::default())) };
+    Ok(join.control.send.send(&accept).await?)
 }
 
 /// Ends our direction and waits a moment for it to arrive: the caller may close the link right after.
@@ -73,7 +195,11 @@ pub(crate) async fn stalled(last: Instant) -> Error {
 }
 
 pub(crate) fn ack_to_proto(ack: ds_wire::Ack) -> Message {
-    Message::Ack(v1::Ack { chunks: ack.chunks, bytes: ack.bytes })
+    Message::Ack(ack_from_wire(ack))
+}
+
+pub(crate) fn ack_from_wire(ack: ds_wire::Ack) -> v1::Ack {
+    v1::Ack { chunks: ack.chunks, bytes: ack.bytes }
 }
 
 pub(crate) fn ack_from_proto(ack: v1::Ack) -> ds_wire::Ack {

@@ -13,7 +13,9 @@ mod client;
 mod clock;
 mod error;
 mod exchange;
+mod joins;
 mod metrics;
+mod pipe;
 mod plans;
 pub mod receipt;
 mod receiving;
@@ -24,6 +26,7 @@ pub mod ticket;
 
 pub use client::{Progress, pull, push};
 pub use error::{Error, ErrorKind, RequestErrorKind};
+pub use pipe::{receive_pipe, send_pipe};
 pub use store::{Store, StoreConfig};
 pub use store_client::{FileContent, Imported, StoreClient};
 

@@ -1,24 +1,31 @@
 //! The receiving end: chunk streams → [`ds_wire::Receiver`] → blockio → `zfs receive`, which starts only when the stream's
 //! beginning was looked at.
 
-use std::{collections::HashSet, future::pending};
+use std::{collections::HashMap, future::pending, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use ds_blockio::BlockWriter;
-use ds_link::{ChunkReader, Chunks, Peer};
-use ds_proto::v1::transfer_control::Message;
-use ds_wire::{Admission, Chunk, ChunkHeader, Fin, HEADER_BYTES, Receiver};
+use ds_link::{ChunkReader, Chunks, Link, Peer};
+use ds_proto::v1::{Holding, transfer_control::Message};
+use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Error, Result,
-    exchange::{Exchange, PIPE_DEPTH, WINDOW_BYTES, ack_to_proto, fin_from_proto, stalled},
+    exchange::{
+        End, Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto, let_in,
+        stalled,
+    },
+    joins::{Join, JoinKind},
 };
 
 /// Bytes taken off a stream at once.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// Chunks that may come twice after a lane was lost: as many as can be on their way.
+const MOST_COPIES: u64 = WINDOW_BYTES / CHUNK_BYTES as u64;
 
 /// What arrived and is on the pool.
 pub(crate) struct Received {
@@ -36,8 +43,12 @@ pub(crate) async fn receive(
     let mut stream = Stream::new(exchange, chunks)?;
     let beginning = stream.beginning(exchange).await?;
     let ds_zfs::Receiving { stdin, stream: mut records, process } = intake.begin(&beginning)?;
+    let mut beginning = beginning;
+    let rest = beginning.split_off(BEGIN_BYTES);
     let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
-        Ok(writer) => stream.write_to(exchange, writer, beginning, &mut records).await,
+        Ok(writer) => {
+            stream.write_to(exchange, Sink::after(beginning.len(), writer), rest, Some(&mut records)).await
+        }
         Err(error) => Err(Error::Pipe(error)),
     };
     match streamed {
@@ -55,12 +66,27 @@ pub(crate) async fn receive(
     }
 }
 
+/// Receives any stream into a pipe, as it comes.
+pub(crate) async fn receive_into(
+    exchange: &mut Exchange<'_>,
+    chunks: Chunks,
+    pipe: std::os::fd::OwnedFd,
+) -> Result<Fin> {
+    let writer = exchange.io.writer(pipe, PIPE_DEPTH).map_err(Error::Pipe)?;
+    Stream::new(exchange, chunks)?.write_to(exchange, Sink::after(0, writer), Bytes::new(), None).await
+}
+
 struct Stream {
     receiver: Receiver,
-    chunks: Chunks,
-    /// Chunks whose payload is being read: a second copy of one is no resending but an attack on our memory.
-    under_way: HashSet<u64>,
-    reading: FuturesUnordered<BoxFuture<'static, Result<Step>>>,
+    digester: Arc<Digester>,
+    lanes: HashMap<Lane, Link>,
+    next_lane: u32,
+    /// Chunks whose payload is being read, and the lane that it is read from.
+    under_way: HashMap<u64, Lane>,
+    /// What the lanes do.
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// Copies of chunks that are here: those that were under way when a lane was lost may come twice. More are an attack.
+    copies_left: u64,
     /// Where it goes; nowhere until its beginning is let in.
     sink: Option<Sink>,
     fin: Option<Fin>,
@@ -72,41 +98,57 @@ struct Sink {
     writer: BlockWriter,
     /// In order, and not yet queued to be written.
     piece: Option<Bytes>,
+    /// Bytes of the stream that were written before there was a sink.
+    before: u64,
 }
 
 impl Sink {
-    /// The stream's beginning is written before there is a sink.
-    fn total(written: u64) -> u64 {
-        BEGIN_BYTES as u64 + written
+    fn after(before: usize, writer: BlockWriter) -> Self {
+        Self { written: writer.written(), writer, piece: None, before: before as u64 }
     }
 }
 
 enum Event {
-    Said(Message),
-    Stream(ChunkReader),
-    Step(Step),
+    Heard(Heard),
+    /// A lane has a further chunk, or none any more.
+    Next(Lane, Chunks, Option<ChunkReader>),
+    Header(Lane, Result<(ChunkReader, ChunkHeader)>),
+    Payload(Lane, u64, Result<Chunk>),
     Queued,
-    /// By the writer, in all.
+    /// So much of the stream is written.
     Written(u64),
-}
-
-/// How far a chunk's stream was read.
-enum Step {
-    Header(ChunkReader, ChunkHeader),
-    Chunk(Chunk),
 }
 
 impl Stream {
     fn new(exchange: &Exchange<'_>, chunks: Chunks) -> Result<Self> {
-        Ok(Self {
+        let mut stream = Self {
             receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
-            chunks,
-            under_way: HashSet::new(),
-            reading: FuturesUnordered::new(),
+            digester: Arc::new(Digester::new(exchange.transfer)),
+            lanes: HashMap::new(),
+            next_lane: 0,
+            under_way: HashMap::new(),
+            events: FuturesUnordered::new(),
+            copies_left: 0,
             sink: None,
             fin: None,
             moved: Instant::now(),
-        })
+        };
+        stream.add_lane(exchange.link.clone(), chunks);
+        Ok(stream)
+    }
+
+    fn add_lane(&mut self, link: Link, chunks: Chunks) {
+        let lane = Lane(self.next_lane);
+        self.next_lane += 1;
+        self.lanes.insert(lane, link);
+        self.events.push(Box::pin(next_chunk(lane, chunks)));
+    }
+
+    fn lose(&mut self, lane: Lane) {
+        if self.lanes.remove(&lane).is_some() {
+            self.under_way.retain(|_, holder| *holder != lane);
+            self.copies_left = MOST_COPIES;
+        }
     }
 
     /// At least [`BEGIN_BYTES`] of the stream, or all of a shorter one.
@@ -125,21 +167,22 @@ impl Stream {
         Ok(beginning.freeze())
     }
 
-    /// Writes all that follows the beginning, and nothing of it that `records` finds damaged.
+    /// Writes `first` and then all that follows; records, where there are such, are looked at before.
     async fn write_to(
         mut self,
         exchange: &mut Exchange<'_>,
-        writer: BlockWriter,
-        mut beginning: Bytes,
-        records: &mut StreamReader,
+        mut sink: Sink,
+        first: Bytes,
+        mut records: Option<&mut StreamReader>,
     ) -> Result<Fin> {
-        let rest = beginning.split_off(BEGIN_BYTES);
-        records.push(&rest).map_err(ds_zfs::Error::from)?;
-        let mut sink = Sink { written: writer.written(), writer, piece: Some(rest) };
+        let before = sink.before;
+        let mut first = Some(first).filter(|first| !first.is_empty());
         loop {
             if sink.piece.is_none() {
-                sink.piece = self.receiver.next_bytes();
-                records.push(sink.piece.as_deref().unwrap_or_default()).map_err(ds_zfs::Error::from)?;
+                sink.piece = first.take().or_else(|| self.receiver.next_bytes());
+                if let (Some(records), Some(piece)) = (&mut records, &sink.piece) {
+                    records.push(piece).map_err(ds_zfs::Error::from)?;
+                }
             }
             if sink.piece.is_none() && self.receiver.is_complete() {
                 break;
@@ -149,9 +192,9 @@ impl Stream {
             self.handle(exchange, event).await?;
             sink = self.sink.take().expect("it is set above, and nobody else takes it");
         }
-        let total = Sink::total(sink.writer.finish().await.map_err(Error::Pipe)?);
+        let total = before + sink.writer.finish().await.map_err(Error::Pipe)?;
         if let Some(ack) = self.receiver.written(total) {
-            exchange.tell(ack_to_proto(ack)).await?;
+            self.last_ack(exchange, ack).await?;
         }
         exchange.report(total);
         Ok(self.fin.expect("a complete stream has an end"))
@@ -159,15 +202,11 @@ impl Stream {
 
     /// Waits for what happens next.
     async fn next(&mut self, exchange: &mut Exchange<'_>) -> Result<Event> {
-        let (link, cancel) = (exchange.link, exchange.cancel);
+        let cancel = exchange.cancel;
         Ok(tokio::select! {
             () = cancel.cancelled() => return Err(Error::Cancelled),
-            message = exchange.heard() => Event::Said(message?),
-            stream = self.chunks.next() => match stream {
-                Some(stream) => Event::Stream(stream),
-                None => return Err(link.closed().await.into()),
-            },
-            Some(step) = self.reading.next() => Event::Step(step?),
+            heard = exchange.heard() => Event::Heard(heard),
+            Some(event) = self.events.next() => event,
             event = moved(self.sink.as_mut()) => event.map_err(Error::Pipe)?,
             error = stalled(self.moved) => return Err(error),
         })
@@ -176,46 +215,139 @@ impl Stream {
     async fn handle(&mut self, exchange: &mut Exchange<'_>, event: Event) -> Result<()> {
         let peer = exchange.link.peer();
         match event {
-            Event::Said(Message::Fin(fin)) => {
+            Event::Heard(Heard::Said(Ok(Message::Fin(fin)))) => {
                 let fin =
                     fin_from_proto(&fin).ok_or_else(|| Error::protocol(peer, "an end without a digest"))?;
                 self.receiver.fin(fin)?;
                 self.fin = Some(fin);
             }
-            Event::Said(_) => return Err(Error::protocol(peer, "words that a receiver says")),
-            Event::Stream(stream) => self.reading.push(Box::pin(read_header(stream, peer))),
-            Event::Step(Step::Header(stream, header)) => self.admit(stream, header, peer)?,
-            Event::Step(Step::Chunk(chunk)) => {
-                self.under_way.remove(&chunk.header().index);
-                self.receiver.accept(chunk)?;
+            Event::Heard(Heard::Said(Ok(_))) => {
+                return Err(Error::protocol(peer, "words that a receiver says"));
+            }
+            Event::Heard(Heard::Said(Err(lost))) => {
+                let join = exchange.rejoin(lost).await?;
+                self.go_on_over(exchange, join).await;
+            }
+            Event::Heard(Heard::Join(join)) => self.take_in(exchange, join).await,
+            Event::Next(lane, chunks, Some(stream)) => {
+                self.events.push(Box::pin(next_chunk(lane, chunks)));
+                self.read_header(lane, stream, peer);
+            }
+            Event::Next(lane, _, None) => self.lose(lane),
+            Event::Header(lane, Ok((stream, header))) => self.admit(lane, stream, header, peer)?,
+            Event::Payload(_, index, Ok(chunk)) => {
+                self.under_way.remove(&index);
+                self.accept(chunk, peer)?;
+            }
+            Event::Header(lane, Err(error)) | Event::Payload(lane, _, Err(error)) => {
+                self.broken(lane, error)?;
             }
             Event::Queued => {}
-            Event::Written(written) => {
-                let total = Sink::total(written);
-                if let Some(ack) = self.receiver.written(total) {
-                    exchange.tell(ack_to_proto(ack)).await?;
-                    exchange.report(total);
-                }
-            }
+            Event::Written(total) => self.acknowledge(exchange, total).await,
         }
         self.moved = Instant::now();
         Ok(())
     }
 
-    /// Lets a chunk's payload into memory, if it is within the window and not there already.
-    fn admit(&mut self, stream: ChunkReader, header: ChunkHeader, peer: Peer) -> Result<()> {
-        let admission = self.receiver.check(&header)?;
-        if admission == Admission::Duplicate || !self.under_way.insert(header.index) {
-            return Err(Error::protocol(peer, format!("it sends chunk {} twice", header.index)));
+    /// Nobody listens to the link any more, so its loss is seen here.
+    async fn last_ack(&mut self, exchange: &mut Exchange<'_>, ack: ds_wire::Ack) -> Result<()> {
+        if let Err(lost) = exchange.tell(ack_to_proto(ack)).await {
+            let join = exchange.rejoin(lost).await?;
+            self.go_on_over(exchange, join).await;
         }
-        self.reading.push(Box::pin(read_payload(stream, header, peer)));
+        Ok(())
+    }
+
+    async fn acknowledge(&mut self, exchange: &mut Exchange<'_>, total: u64) {
+        if let Some(ack) = self.receiver.written(total) {
+            // If the link is lost, listening to it says so, and what is held is said again on the next.
+            let _ = exchange.tell(ack_to_proto(ack)).await;
+            exchange.report(total);
+        }
+    }
+
+    async fn take_in(&mut self, exchange: &mut Exchange<'_>, mut join: Join) {
+        // What the dialling end brings itself was let in by the other.
+        if exchange.end == End::Acceptor && let_in(&mut join).await.is_err() {
+            return;
+        }
+        match join.kind {
+            JoinKind::Rejoin => self.go_on_over(exchange, join).await,
+            JoinKind::Lane => self.add_lane(join.link, join.chunks),
+        }
+    }
+
+    async fn go_on_over(&mut self, exchange: &mut Exchange<'_>, join: Join) {
+        exchange.adopt(join.link.clone(), join.control);
+        let closed: Vec<_> =
+            self.lanes.iter().filter(|(_, l)| l.is_closed()).map(|(lane, _)| *lane).collect();
+        for lane in closed {
+            self.lose(lane);
+        }
+        self.copies_left = MOST_COPIES;
+        self.add_lane(join.link, join.chunks);
+        let written = ack_from_wire(self.receiver.acknowledged());
+        let holding = Holding { written: Some(written), ahead: self.receiver.held().collect() };
+        let _ = exchange.tell(Message::Holding(holding)).await;
+    }
+
+    fn read_header(&mut self, lane: Lane, stream: ChunkReader, peer: Peer) {
+        let Some(link) = self.lanes.get(&lane) else { return };
+        let reading = link.spawn(read_header(stream, peer));
+        self.events.push(Box::pin(async move {
+            Event::Header(lane, reading.await.unwrap_or(Err(Error::Cancelled)))
+        }));
+    }
+
+    /// Lets a chunk's payload into memory, if it is within the window and not there already.
+    fn admit(&mut self, lane: Lane, stream: ChunkReader, header: ChunkHeader, peer: Peer) -> Result<()> {
+        let index = header.index;
+        if self.receiver.check(&header)? == Admission::Duplicate || self.under_way.contains_key(&index) {
+            return self.count_copy(index, peer);
+        }
+        let Some(link) = self.lanes.get(&lane) else { return Ok(()) };
+        self.under_way.insert(index, lane);
+        let reading = link.spawn(read_payload(stream, header, Arc::clone(&self.digester), peer));
+        self.events.push(Box::pin(async move {
+            Event::Payload(lane, index, reading.await.unwrap_or(Err(Error::Cancelled)))
+        }));
+        Ok(())
+    }
+
+    fn accept(&mut self, chunk: Chunk, peer: Peer) -> Result<()> {
+        let index = chunk.header().index;
+        match self.receiver.accept(chunk)? {
+            Admission::New => Ok(()),
+            Admission::Duplicate => self.count_copy(index, peer),
+        }
+    }
+
+    fn count_copy(&mut self, index: u64, peer: Peer) -> Result<()> {
+        let left = self.copies_left.checked_sub(1);
+        self.copies_left =
+            left.ok_or_else(|| Error::protocol(peer, format!("it sends chunk {index} twice")))?;
+        Ok(())
+    }
+
+    /// A chunk that could not be read: with its lane, it comes again over another.
+    fn broken(&mut self, lane: Lane, error: Error) -> Result<()> {
+        match self.lanes.get(&lane) {
+            Some(link) if matches!(error, Error::Link(_)) && link.is_closed() => self.lose(lane),
+            Some(_) => return Err(error),
+            None => {}
+        }
         Ok(())
     }
 }
 
+async fn next_chunk(lane: Lane, mut chunks: Chunks) -> Event {
+    let next = chunks.next().await;
+    Event::Next(lane, chunks, next)
+}
+
 /// A piece was queued, or pieces were written. Never completes without a sink.
 async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
-    let Some(Sink { written, writer, piece }) = sink else { return pending().await };
+    let Some(Sink { written, writer, piece, before }) = sink else { return pending().await };
     let queued = async {
         match piece.as_ref() {
             Some(piece) => writer.write(piece.clone()).await,
@@ -228,19 +360,24 @@ async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
             *piece = None;
             Ok(Event::Queued)
         }
-        Ok(()) = written.changed() => Ok(Event::Written(*written.borrow_and_update())),
+        Ok(()) = written.changed() => Ok(Event::Written(*before + *written.borrow_and_update())),
     }
 }
 
-async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<Step> {
+async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<(ChunkReader, ChunkHeader)> {
     let mut bytes = [0; HEADER_BYTES];
     let head = stream.head();
     bytes[..head.len()].copy_from_slice(&head);
     stream.read_exact(&mut bytes[head.len()..]).await.map_err(|e| broken(e, peer))?;
-    Ok(Step::Header(stream, ChunkHeader::decode(&bytes)?))
+    Ok((stream, ChunkHeader::decode(&bytes)?))
 }
 
-async fn read_payload(mut stream: ChunkReader, header: ChunkHeader, peer: Peer) -> Result<Step> {
+async fn read_payload(
+    mut stream: ChunkReader,
+    header: ChunkHeader,
+    digester: Arc<Digester>,
+    peer: Peer,
+) -> Result<Chunk> {
     let length = header.length as usize;
     let mut payload = BytesMut::new();
     while let Some(piece) = stream.read(PIECE_BYTES).await.map_err(|e| broken(e, peer))? {
@@ -251,7 +388,7 @@ async fn read_payload(mut stream: ChunkReader, header: ChunkHeader, peer: Peer) 
         payload.reserve(length - payload.len());
         payload.extend_from_slice(&piece);
     }
-    Ok(Step::Chunk(Chunk::verify(header, payload.freeze())?))
+    Ok(Chunk::verify(header, payload.freeze(), &digester)?)
 }
 
 /// A stream that the sender broke off while the link lives: it is giving up, which the control stream says better; but a

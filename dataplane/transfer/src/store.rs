@@ -28,7 +28,7 @@ use ds_zfs::Volumes;
 use tokio_util::sync::CancellationToken;
 
 use self::{claims::Claims, peers::Peers, reading::ReadingClones};
-use crate::{Error, Result, clock::HubClock, metrics, ticket::TicketVerifier};
+use crate::{Error, Result, clock::HubClock, joins::Joins, metrics, ticket::TicketVerifier};
 
 /// What a store is made of.
 #[derive(Debug, Clone)]
@@ -60,6 +60,7 @@ struct Node {
     tickets: TicketVerifier,
     reading: ReadingClones,
     incoming: Claims,
+    joins: Joins,
     peers: Peers,
     stopping: CancellationToken,
 }
@@ -86,6 +87,7 @@ impl Store {
             tickets: TicketVerifier::new(ticket_public_key),
             reading: ReadingClones::new(volumes.clone()),
             incoming,
+            joins: Joins::default(),
             peers: Peers::load(state_dir.join("nodes")),
             stopping: CancellationToken::new(),
             io: BlockIo::detect(),

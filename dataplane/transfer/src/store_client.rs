@@ -88,7 +88,33 @@ impl StoreClient {
 
     /// Makes a volume with a first, empty snapshot. Idempotent.
     pub async fn create_volume(&self, volume: VolumeId, first: SnapshotId) -> Result<SnapshotGuid> {
-        let request = v1::CreateVolume { volume: volume.to_bytes(), snapshot: first.to_bytes() };
+        let request = v1::CreateVolume {
+            volume: volume.to_bytes(),
+            snapshot: first.to_bytes(),
+            ..v1::CreateVolume::default()
+        };
+        self.begin_volume(request).await
+    }
+
+    /// Makes a volume whose first snapshot has what snapshot `base` of the volume `source` has: they share their blocks.
+    /// Idempotent.
+    pub async fn clone_volume(
+        &self,
+        volume: VolumeId,
+        first: SnapshotId,
+        source: VolumeId,
+        base: SnapshotId,
+    ) -> Result<SnapshotGuid> {
+        let request = v1::CreateVolume {
+            volume: volume.to_bytes(),
+            snapshot: first.to_bytes(),
+            source: source.to_bytes(),
+            base: base.to_bytes(),
+        };
+        self.begin_volume(request).await
+    }
+
+    async fn begin_volume(&self, request: v1::CreateVolume) -> Result<SnapshotGuid> {
         self.within(SOON, async {
             let (ok, _) = self.ask(Request::CreateVolume(request)).await?;
             Ok(SnapshotGuid(ok.guid))

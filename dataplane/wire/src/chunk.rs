@@ -1,12 +1,12 @@
 use bytes::Bytes;
 
-use crate::{Digest, Error, FULL_CHUNK, TransferId};
+use crate::{Digest, Digester, Error, FULL_CHUNK, TransferId};
 
 /// The length of an encoded [`ChunkHeader`].
-pub const HEADER_BYTES: usize = 73;
+pub const HEADER_BYTES: usize = 57;
 
 /// "DSC" and the version of the encoding.
-const MAGIC: [u8; 4] = *b"DSC\x01";
+const MAGIC: [u8; 4] = *b"DSC\x02";
 
 /// What stands in front of each chunk's payload.
 ///
@@ -14,13 +14,13 @@ const MAGIC: [u8; 4] = *b"DSC\x01";
 ///
 /// | at | length | what |
 /// | --- | --- | --- |
-/// | 0 | 4 | `DSC` and version 1 |
+/// | 0 | 4 | `DSC` and version 2 |
 /// | 4 | 16 | transfer |
 /// | 20 | 8 | index of the chunk, from 0 |
 /// | 28 | 8 | offset of its first byte in the stream |
 /// | 36 | 4 | length of the payload: 1 to [`CHUNK_BYTES`](crate::CHUNK_BYTES) |
 /// | 40 | 1 | flags: bits 0-3 the compression (0 = none), the others 0; anything else is refused |
-/// | 41 | 32 | BLAKE3 digest of the payload |
+/// | 41 | 16 | [`Digest`] of the payload |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkHeader {
     /// The transfer that the chunk belongs to.
@@ -102,19 +102,25 @@ pub struct Chunk {
 
 impl Chunk {
     /// Digests a payload that is about to be sent. The caller keeps it within one chunk.
-    pub(crate) fn seal(transfer: TransferId, index: u64, offset: u64, payload: Bytes) -> Self {
+    pub(crate) fn seal(
+        transfer: TransferId,
+        digester: &Digester,
+        index: u64,
+        offset: u64,
+        payload: Bytes,
+    ) -> Self {
         let length = u32::try_from(payload.len()).expect("a chunk is at most CHUNK_BYTES long");
-        let digest = Digest::of(&payload);
+        let digest = digester.of(index, &payload);
         Self { header: ChunkHeader { transfer, index, offset, length, digest }, payload }
     }
 
     /// Checks a payload that arrived against its header: length, then digest.
-    pub fn verify(header: ChunkHeader, payload: Bytes) -> Result<Self, Error> {
+    pub fn verify(header: ChunkHeader, payload: Bytes, digester: &Digester) -> Result<Self, Error> {
         let (index, expected, found) = (header.index, u64::from(header.length), payload.len() as u64);
         if expected != found {
             return Err(Error::Truncated { index, expected, found });
         }
-        let found = Digest::of(&payload);
+        let found = digester.of(index, &payload);
         if found != header.digest {
             return Err(Error::Corrupt { index, expected: header.digest, found });
         }
@@ -139,12 +145,14 @@ impl Chunk {
 
 #[cfg(test)]
 mod tests {
-    use proptest::{array::uniform32, prelude::*};
+    use proptest::{array::uniform16, prelude::*};
 
     use super::*;
 
     fn bytes_of_a_header() -> [u8; HEADER_BYTES] {
-        Chunk::seal(TransferId([7; 16]), 3, 3 * FULL_CHUNK, Bytes::from_static(b"payload")).header().encode()
+        let transfer = TransferId([7; 16]);
+        let payload = Bytes::from_static(b"payload");
+        Chunk::seal(transfer, &Digester::new(transfer), 3, 3 * FULL_CHUNK, payload).header().encode()
     }
 
     #[test]
@@ -154,14 +162,14 @@ mod tests {
             index: 1,
             offset: 2,
             length: 3,
-            digest: Digest([0xcd; 32]),
+            digest: Digest([0xcd; 16]),
         };
-        let mut expected = b"DSC\x01".to_vec();
+        let mut expected = b"DSC\x02".to_vec();
         expected.extend([0xab; 16]);
         expected.extend([0, 0, 0, 0, 0, 0, 0, 1]);
         expected.extend([0, 0, 0, 0, 0, 0, 0, 2]);
         expected.extend([0, 0, 0, 3, 0]);
-        expected.extend([0xcd; 32]);
+        expected.extend([0xcd; 16]);
         assert_eq!(header.encode().as_slice(), expected);
     }
 
@@ -173,25 +181,26 @@ mod tests {
             ChunkHeader::decode(&bytes)
         };
         assert!(matches!(with(0, b"HTTP"), Err(Error::Magic { .. })));
-        assert!(matches!(with(3, &[2]), Err(Error::Magic { .. })), "another version");
+        assert!(matches!(with(3, &[1]), Err(Error::Magic { .. })), "another version");
         assert_eq!(with(40, &[1]), Err(Error::Flags(1)));
         assert_eq!(with(40, &[0x80]), Err(Error::Flags(0x80)));
         assert!(matches!(with(36, &[0; 4]), Err(Error::Length { length: 0, .. })));
-        assert!(matches!(with(36, &0x0040_0001_u32.to_be_bytes()), Err(Error::Length { .. })));
-        assert!(with(36, &0x0040_0000_u32.to_be_bytes()).is_ok(), "a full chunk");
+        assert!(matches!(with(36, &0x0010_0001_u32.to_be_bytes()), Err(Error::Length { .. })));
+        assert!(with(36, &0x0010_0000_u32.to_be_bytes()).is_ok(), "a full chunk");
         assert!(matches!(with(28, &[0xff; 8]), Err(Error::Offset { .. })));
     }
 
     #[test]
     fn a_payload_that_changed_is_refused() {
         let header = ChunkHeader::decode(&bytes_of_a_header()).unwrap();
-        assert!(Chunk::verify(header, Bytes::from_static(b"payload")).is_ok());
+        let digester = Digester::new(header.transfer);
+        assert!(Chunk::verify(header, Bytes::from_static(b"payload"), &digester).is_ok());
         assert!(matches!(
-            Chunk::verify(header, Bytes::from_static(b"pay1oad")),
+            Chunk::verify(header, Bytes::from_static(b"pay1oad"), &digester),
             Err(Error::Corrupt { index: 3, .. })
         ));
         assert!(matches!(
-            Chunk::verify(header, Bytes::from_static(b"payloa")),
+            Chunk::verify(header, Bytes::from_static(b"payloa"), &digester),
             Err(Error::Truncated { expected: 7, found: 6, .. })
         ));
     }
@@ -202,8 +211,8 @@ mod tests {
             transfer in any::<[u8; 16]>(),
             index in any::<u64>(),
             offset in 0..u64::MAX - FULL_CHUNK,
-            length in 1..=0x0040_0000_u32,
-            digest in uniform32(any::<u8>()),
+            length in 1..=0x0010_0000_u32,
+            digest in uniform16(any::<u8>()),
         ) {
             let header = ChunkHeader { transfer: TransferId(transfer), index, offset, length, digest: Digest(digest) };
             prop_assert_eq!(ChunkHeader::decode(&header.encode()), Ok(header));

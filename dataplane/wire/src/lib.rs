@@ -29,13 +29,15 @@ mod simulation;
 use std::fmt;
 
 pub use chunk::{Chunk, ChunkHeader, HEADER_BYTES};
-pub use digest::{Digest, StreamDigest};
+pub use digest::{Digest, Digester, StreamDigest};
 pub use error::Error;
 pub use receiver::{Admission, Receiver};
 pub use sender::{Lane, Sender};
 
 /// The length of each chunk but the last of a stream.
-pub const CHUNK_BYTES: usize = 4 << 20;
+///
+/// Small enough to stay in a core's cache from the pipe to the socket, large enough that what a chunk costs does not count.
+pub const CHUNK_BYTES: usize = 1 << 20;
 
 /// [`CHUNK_BYTES`] in the type of stream positions.
 const FULL_CHUNK: u64 = CHUNK_BYTES as u64;

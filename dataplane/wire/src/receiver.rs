@@ -157,6 +157,11 @@ impl Receiver {
         self.acked
     }
 
+    /// The chunks that are here and not acknowledged: what a sender need not send again.
+    pub fn held(&self) -> impl Iterator<Item = u64> {
+        (self.acked.chunks..self.received.chunks).chain(self.ahead.keys().copied())
+    }
+
     /// Whether all of the stream arrived and is what the sender sent. Not all of it need be handed out or written.
     pub fn is_complete(&self) -> bool {
         self.fin.is_some_and(|fin| fin.chunks == self.received.chunks)
@@ -222,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Digest, Lane, Sender};
+    use crate::{Digest, Digester, Lane, Sender};
 
     const TRANSFER: TransferId = TransferId([9; 16]);
 
@@ -324,7 +329,7 @@ mod tests {
         for wrong in [Fin { chunks: 1, bytes: 4, ..fin }, Fin { chunks: 3, ..fin }, Fin { bytes: 7, ..fin }] {
             assert!(matches!(receiver.clone_state().fin(wrong), Err(Error::EndMismatch { .. })), "{wrong:?}");
         }
-        let swapped = Fin { digest: Digest([0; 32]), ..fin };
+        let swapped = Fin { digest: Digest([0; 16]), ..fin };
         assert!(matches!(receiver.clone_state().fin(swapped), Err(Error::StreamDigest { .. })));
         receiver.fin(fin).unwrap();
         receiver.fin(fin).unwrap();
@@ -349,7 +354,7 @@ mod tests {
             for (index, offset, length, aligned) in headers {
                 let offset = if aligned { index * 4 } else { offset };
                 let payload = Bytes::from(vec![0; length as usize]);
-                let _ = receiver.accept(Chunk::seal(TRANSFER, index, offset, payload));
+                let _ = receiver.accept(Chunk::seal(TRANSFER, &Digester::new(TRANSFER), index, offset, payload));
                 prop_assert!(receiver.held_bytes() <= 12);
             }
         }

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::{Ack, Chunk, Error, FULL_CHUNK, Fin, StreamDigest, TransferId, check_window};
+use crate::{Ack, Chunk, Digester, Error, FULL_CHUNK, Fin, StreamDigest, TransferId, check_window};
 
 /// One of the connections that carry a transfer's chunks; the driver numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +15,7 @@ pub struct Lane(pub u32);
 #[derive(Debug)]
 pub struct Sender {
     transfer: TransferId,
+    digester: Digester,
     chunk_bytes: u64,
     window_bytes: u64,
     /// Bytes at the end of what was pushed that do not fill a chunk yet.
@@ -48,6 +49,7 @@ impl Sender {
         check_window(window_bytes, chunk_bytes)?;
         Ok(Self {
             transfer,
+            digester: Digester::new(transfer),
             chunk_bytes,
             window_bytes,
             partial: BytesMut::new(),
@@ -135,6 +137,14 @@ impl Sender {
         }
     }
 
+    /// Notes chunks that the receiver has, ahead of what it has written: no lane needs to take them. What was never sent is not
+    /// believed.
+    pub fn held(&mut self, ahead: &[u64]) {
+        for index in ahead.iter().filter(|index| **index < self.sent) {
+            self.waiting.remove(index);
+        }
+    }
+
     /// Lets go of what the receiver has written. An acknowledgement that says less than an earlier one changes nothing.
     pub fn acknowledge(&mut self, ack: Ack) -> Result<(), Error> {
         if ack.chunks <= self.acked.chunks && ack.bytes <= self.acked.bytes {
@@ -166,7 +176,7 @@ impl Sender {
 
     fn cut(&mut self, payload: Bytes) {
         let (index, length) = (self.cut_chunks(), payload.len() as u64);
-        let chunk = Chunk::seal(self.transfer, index, self.cut_bytes, payload);
+        let chunk = Chunk::seal(self.transfer, &self.digester, index, self.cut_bytes, payload);
         self.digest.add(&chunk.header().digest);
         self.chunks.push_back((chunk, None));
         self.waiting.insert(index);
@@ -282,6 +292,20 @@ mod tests {
         let fin = sender.finish();
         assert_eq!((fin.bytes, fin.chunks, fin.digest), (0, 0, StreamDigest::new().value()));
         assert!(sender.is_done());
+    }
+
+    #[test]
+    fn what_the_receiver_holds_is_not_sent_again() {
+        let mut sender = sender(100);
+        push(&mut sender, "aaaabbbbccccdddd");
+        for _ in 0..3 {
+            sender.next_chunk(Lane(0)).unwrap();
+        }
+        sender.lane_lost(Lane(0));
+        sender.held(&[1, 2, 3, u64::MAX]);
+        let rest: Vec<_> =
+            std::iter::from_fn(|| sender.next_chunk(Lane(1))).map(|c| c.header().index).collect();
+        assert_eq!(rest, [0, 3], "the last was never sent");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use crate::{
-    Ack, Admission, Chunk, ChunkHeader, Error, Fin, HEADER_BYTES, Lane, Receiver, Sender, TransferId,
+    Ack, Admission, Chunk, ChunkHeader, Digester, Error, Fin, HEADER_BYTES, Lane, Receiver, Sender,
+    TransferId,
 };
 
 const CHUNK: u64 = 8;
@@ -213,7 +214,7 @@ impl World {
         if self.receiver.check(&header)? == Admission::Duplicate {
             return Ok(());
         }
-        self.receiver.accept(Chunk::verify(header, message.payload)?)?;
+        self.receiver.accept(Chunk::verify(header, message.payload, &Digester::new(header.transfer))?)?;
         while let Some(bytes) = self.receiver.next_bytes() {
             self.unwritten.push_back(bytes);
         }

@@ -261,7 +261,7 @@ impl Error {
                 ],
                 Error::DamagedStream,
             ),
-            (&["is busy", "currently in use"], Error::Busy),
+            (&["is busy", "currently in use", "it's being held"], Error::Busy),
             // What OpenZFS says of a bookmark that is not there.
             (&["no such pool or dataset"], Error::NotFound),
             (&["no such pool"], |failure| Error::PoolMissing { pool: quoted(&failure.said) }),
@@ -315,6 +315,10 @@ mod tests {
         ));
         assert!(matches!(said("cannot rename 'p/v': dataset is busy"), Error::Busy(_)));
         assert!(matches!(said("umount: /m/x: target is busy."), Error::Busy(_)));
+        assert!(matches!(
+            said("cannot destroy snapshot p/v@a: it's being held. Run 'zfs holds -r p/v@a' to see holders."),
+            Error::Busy(_)
+        ));
         assert!(matches!(
             said("cannot destroy 'p/v@a': snapshot has dependent clones"),
             Error::HasDependents(_)

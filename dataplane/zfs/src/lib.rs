@@ -9,7 +9,8 @@
 //! shows that it is the planned one.
 //!
 //! Start reading at `volumes.rs`; the decisions worth arguing about are pure: `plan.rs` (from which base a snapshot is sent),
-//! `topology.rs` (what the next step of an advance is) and `drr.rs` (what a stream says of itself, and which are let in).
+//! `topology.rs` (what the next step of an advance is), `drr.rs` (what a stream says of itself, and which are let in) and
+//! [`replication`] (how a tree of datasets is kept in step with another).
 
 mod command;
 mod drr;
@@ -20,6 +21,7 @@ mod mode;
 mod names;
 mod plan;
 mod pool;
+pub mod replication;
 mod resume;
 mod stream;
 mod topology;

@@ -29,7 +29,7 @@ pub struct Snapshot {
     pub used_bytes: u64,
     /// Orders the snapshots of one filesystem by age; has no meaning on another pool.
     pub created_txg: u64,
-    /// Where its filesystem was cloned from.
+    /// Where within the volume its filesystem was cloned from.
     pub origin: Option<Origin>,
 }
 
@@ -215,6 +215,12 @@ impl<'a> Listing<'a> {
         self.topology
     }
 
+    /// A volume that was begun as a clone of another keeps that origin for ever: it is no branch that waits to be promoted.
+    fn is_within_a_volume(&self, place: Place, origin: &str) -> bool {
+        let volume_of = |filesystem| self.layout.parse(filesystem).and_then(Place::volume);
+        place.volume().is_none_or(|volume| volume_of(origin) == Some(volume))
+    }
+
     fn end_row(&mut self) {
         let Some((name, row)) = self.current.take() else { return };
         let Some(guid) = row.guid else { return };
@@ -231,8 +237,9 @@ impl<'a> Listing<'a> {
             }
         } else if let Some(place) = self.layout.parse(&name) {
             let origin = row.origin.as_deref().and_then(parse_snapshot);
-            let origin =
-                origin.map(|(filesystem, snapshot)| Origin { filesystem: filesystem.to_owned(), snapshot });
+            let origin = origin
+                .filter(|(filesystem, _)| self.is_within_a_volume(place, filesystem))
+                .map(|(filesystem, snapshot)| Origin { filesystem: filesystem.to_owned(), snapshot });
             self.topology.filesystems.push(Filesystem { name, place, origin, snapshots: Vec::new() });
         }
     }

@@ -90,6 +90,34 @@ impl Volumes {
     /// Makes a volume with a first, empty snapshot, unless it is there; gives that snapshot's GUID.
     pub async fn create(&self, volume: VolumeId, first: SnapshotId) -> Result<SnapshotGuid> {
         let _lock = self.lock(volume).await;
+        self.begin(volume, first, None).await
+    }
+
+    /// Makes a volume whose first snapshot has what snapshot `base` of the volume `source` has, unless it is there; gives the
+    /// first snapshot's GUID. The two share their blocks, so that it takes no time, and `source` cannot be dropped before it.
+    pub async fn create_from(
+        &self,
+        volume: VolumeId,
+        first: SnapshotId,
+        source: VolumeId,
+        base: SnapshotId,
+    ) -> Result<SnapshotGuid> {
+        // An advance of the source would move the base to another filesystem.
+        let _source = self.lock(source).await;
+        let _lock = if volume == source { None } else { Some(self.lock(volume).await) };
+        let topology = self.topology_of(source).await?;
+        let from = topology.holding(source, base);
+        let from = from.ok_or(Error::SnapshotMissing { volume: source, snapshot: base })?;
+        self.begin(volume, first, Some(&snapshot_name(&from.name, base))).await
+    }
+
+    /// Makes the main line, empty or as a clone of a snapshot, and takes its first snapshot.
+    async fn begin(
+        &self,
+        volume: VolumeId,
+        first: SnapshotId,
+        cloned_from: Option<&str>,
+    ) -> Result<SnapshotGuid> {
         let main = self.name(Place::Main(volume));
         let topology = self.topology_of(volume).await?;
         if let Some(here) = topology.holding(volume, first) {
@@ -104,7 +132,10 @@ impl Volumes {
                 }));
             }
             Some(_) => {}
-            None => create_filesystem(&main, &[]).await?,
+            None => match cloned_from {
+                Some(snapshot) => zfs(&["clone", snapshot, &main]).await.map(drop)?,
+                None => create_filesystem(&main, &[]).await?,
+            },
         }
         zfs(&["snapshot", &snapshot_name(&main, first)]).await?;
         self.guid(&main, first).await

@@ -2,7 +2,7 @@
 /// The first message on each bidirectional stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamOpen {
-    #[prost(oneof = "stream_open::Kind", tags = "1, 2")]
+    #[prost(oneof = "stream_open::Kind", tags = "1, 2, 3, 4")]
     pub kind: ::core::option::Option<stream_open::Kind>,
 }
 /// Nested message and enum types in `StreamOpen`.
@@ -13,7 +13,24 @@ pub mod stream_open {
         Transfer(super::TransferOpen),
         #[prost(message, tag = "2")]
         Store(super::StoreRequest),
+        #[prost(message, tag = "3")]
+        Lane(super::LaneOpen),
+        #[prost(message, tag = "4")]
+        Rejoin(super::TransferRejoin),
     }
+}
+/// The link that this stream is on becomes a further lane of a transfer of the same two nodes. Answered by a TransferReply.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LaneOpen {
+    #[prost(bytes = "vec", tag = "1")]
+    pub transfer: ::prost::alloc::vec::Vec<u8>,
+}
+/// Goes on with a transfer whose link was lost; only its opener sends this. Answered by a TransferReply; then the receiving side
+/// sends Holding, and the sending side its Fin again if it had sent one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferRejoin {
+    #[prost(bytes = "vec", tag = "1")]
+    pub transfer: ::prost::alloc::vec::Vec<u8>,
 }
 /// Signed by the hub; lets `peer` move one snapshot to or from `store`, once, before it expires.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -149,7 +166,7 @@ pub mod transfer_reply {
 /// After the opening, both directions of the control stream carry these.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferControl {
-    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4, 5")]
     pub message: ::core::option::Option<transfer_control::Message>,
 }
 /// Nested message and enum types in `TransferControl`.
@@ -164,7 +181,17 @@ pub mod transfer_control {
         Receipt(super::SignedReceipt),
         #[prost(message, tag = "4")]
         Abort(super::Abort),
+        #[prost(message, tag = "5")]
+        Holding(super::Holding),
     }
+}
+/// What need not be sent again: all below `written`, and these chunks ahead of it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Holding {
+    #[prost(message, optional, tag = "1")]
+    pub written: ::core::option::Option<Ack>,
+    #[prost(uint64, repeated, tag = "2")]
+    pub ahead: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ack {
@@ -234,12 +261,17 @@ pub struct StoreHello {
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
+/// With a first snapshot: an empty one, or a clone of another volume's snapshot. Idempotent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateVolume {
     #[prost(bytes = "vec", tag = "1")]
     pub volume: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "2")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub source: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub base: ::prost::alloc::vec::Vec<u8>,
 }
 /// At most `limit` entries (0 = the store's own limit of 10,000), in order of path, that come after the path `after`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -72,6 +72,8 @@ fn wrong_usage_is_refused() {
         "ds runs ls digits -p other",
         "ds set server-url hub",
         "ds files cat digits",
+        "ds dataset push images",
+        "ds dataset member set images bob god",
         "ds hub",
         "ds hub --no-store",
         "ds hub --dataset p/s --no-store --store 10.0.0.5:7602",

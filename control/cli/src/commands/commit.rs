@@ -24,8 +24,8 @@ pub(crate) enum CommitCommand {
   ds commit show 5d6e7f80
   ds commit show digits          the project's head")]
     Show {
-        /// A commit's id, or the first characters of it; or a project, for its head.
-        #[arg(value_name = "COMMIT|PROJECT")]
+        /// A commit's id, or the first characters of it; or a project or dataset, for its head.
+        #[arg(value_name = "COMMIT|NAME")]
         commit: String,
     },
 }
@@ -58,6 +58,11 @@ async fn list(context: &Context, args: &ListArgs) -> Result<()> {
     let project = context.project(args.project.name()).await?;
     let commits: Page<Commit> =
         context.client.get(&["projects", &project, "commits"]).pages(Some(args.limit)).await?;
+    print_list(context, commits)
+}
+
+/// Commits, newest first.
+pub(super) fn print_list(context: &Context, commits: Page<Commit>) -> Result<()> {
     if context.out.json {
         return context.out.print_json(&commits);
     }

@@ -1,10 +1,12 @@
 //! `ds files`.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use ds_domain::{
     CommitId,
-    api::{Commit, FileEntry, FileKind, Page, Project},
+    api::{Commit, Dataset, FileEntry, FileKind, Page, Project},
 };
 use futures_util::StreamExt;
 use tokio::io::AsyncWriteExt;
@@ -32,10 +34,10 @@ pub(crate) enum FilesCommand {
     /// Print a file to stdout, byte by byte.
     #[command(after_help = "Example:\n  ds files cat 5d6e7f80 train.py")]
     Cat {
-        /// A commit's id, or the first characters of it; or a project, for its head.
-        #[arg(value_name = "COMMIT|PROJECT")]
+        /// A commit's id, or the first characters of it; or a project or dataset, for its head.
+        #[arg(value_name = "COMMIT|NAME")]
         commit: String,
-        /// The file, relative to the workspace.
+        /// The file, relative to the workspace or dataset.
         path: String,
     },
     /// Download a file, or a folder with all below it.
@@ -45,10 +47,10 @@ pub(crate) enum FilesCommand {
 /// A path at a commit.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// A commit's id, or the first characters of it; or a project, for its head.
-    #[arg(value_name = "COMMIT|PROJECT")]
+    /// A commit's id, or the first characters of it; or a project or dataset, for its head.
+    #[arg(value_name = "COMMIT|NAME")]
     commit: String,
-    /// Relative to the workspace. Without it: the whole workspace.
+    /// Relative to the workspace or dataset. Without it: all of it.
     #[arg(default_value = "", hide_default_value = true)]
     path: String,
 }
@@ -73,32 +75,47 @@ pub(crate) async fn run(context: &Context, command: FilesCommand) -> Result<()> 
         FilesCommand::Cat { commit, path } => cat(context, &commit, &path).await,
         FilesCommand::Get(args) => {
             let commit = resolve(context, &args.place.commit).await?;
-            download::get(context, &commit, normal(&args.place.path), &args.output).await
+            get(context, &commit, &args.place.path, &args.output).await
         }
     }
 }
 
-/// The id of the commit that `wanted` names: a project's head by its name, a commit by its id or the start of it, a
-/// project's head by its id.
+/// Downloads a file or folder of a commit into the folder `into`, under its own last name; with an empty path all of it.
+pub(super) async fn get(context: &Context, commit: &str, path: &str, into: &Path) -> Result<()> {
+    download::get(context, commit, normal(path), into).await
+}
+
+/// The id of the commit that `wanted` names: the head of a project or dataset by its name, a commit by its id or the start of
+/// it, a head by its owner's id.
 pub(crate) async fn resolve(context: &Context, wanted: &str) -> Result<String> {
     if wanted.parse::<CommitId>().is_ok()
         && let Some(commit) = found(context.client.get(&["commits", wanted]).json::<Commit>().await)?
     {
         return Ok(commit.id.to_string());
     }
-    let project = found(context.client.get(&["projects", wanted]).json::<Project>().await)?;
-    if let Some(project) = project.as_ref().filter(|project| project.name == wanted) {
-        return Ok(project.head.to_string());
+    let head = head_of(context, wanted).await?;
+    if let Some((_, head)) = head.as_ref().filter(|(name, _)| name == wanted) {
+        return Ok(head.to_string());
     }
     if let Some(commit) = found(context.client.get(&["commits", wanted]).json::<Commit>().await)? {
         return Ok(commit.id.to_string());
     }
-    match project {
-        Some(project) => Ok(project.head.to_string()),
+    match head {
+        Some((_, head)) => Ok(head.to_string()),
         None => bail!(
-            "{wanted:?} is neither a project nor a commit that you can see: try `ds project ls` or `ds commit ls`"
+            "{wanted:?} is no project, dataset or commit that you can see: try `ds project ls`, `ds dataset ls` or `ds commit ls`"
         ),
     }
+}
+
+/// The name and head of a project or dataset, by its name or id.
+async fn head_of(context: &Context, wanted: &str) -> Result<Option<(String, CommitId)>> {
+    let project = found(context.client.get(&["projects", wanted]).json::<Project>().await)?;
+    if let Some(project) = project {
+        return Ok(Some((project.name, project.head)));
+    }
+    let dataset = found(context.client.get(&["datasets", wanted]).json::<Dataset>().await)?;
+    Ok(dataset.map(|dataset| (dataset.name, dataset.head)))
 }
 
 /// The names in a folder of a commit.

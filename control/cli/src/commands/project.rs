@@ -1,9 +1,10 @@
 //! `ds project`.
 
 use anyhow::Result;
-use clap::{Args, Subcommand, ValueEnum};
-use ds_domain::api::{Access, CreateProject, Member, Page, Project};
+use clap::{Args, Subcommand};
+use ds_domain::api::{CreateProject, Page, Project};
 
+use super::members::{self, AccessName};
 use crate::{
     args::ProjectChoice,
     context::Context,
@@ -75,24 +76,6 @@ pub(crate) enum MemberCommand {
     /// List the members.
     #[command(after_help = "Example:\n  ds project member ls digits")]
     Ls(ProjectChoice),
-}
-
-/// [`Access`], as it is typed.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum AccessName {
-    Viewer,
-    Editor,
-    Owner,
-}
-
-impl From<AccessName> for Access {
-    fn from(name: AccessName) -> Self {
-        match name {
-            AccessName::Viewer => Self::Viewer,
-            AccessName::Editor => Self::Editor,
-            AccessName::Owner => Self::Owner,
-        }
-    }
 }
 
 pub(crate) async fn run(context: &Context, command: ProjectCommand) -> Result<()> {
@@ -171,29 +154,14 @@ async fn remove(context: &Context, args: &RemoveArgs) -> Result<()> {
 async fn member(context: &Context, command: MemberCommand) -> Result<()> {
     match command {
         MemberCommand::Set { project, username, access } => {
-            let member = Member { username: username.clone(), access: access.into() };
-            context.client.put(&["projects", &project, "members", &username]).body(&member).done().await?;
-            context.out.note(format_args!("{username} is {} of {project}", member.access.as_str()));
-            Ok(())
+            members::set(context, ["projects", &project], &username, access).await
         }
         MemberCommand::Rm { project, username } => {
-            context.client.delete(&["projects", &project, "members", &username]).done().await?;
-            context.out.note(format_args!("{username} is no member of {project} any more"));
-            Ok(())
+            members::remove(context, ["projects", &project], &username).await
         }
-        MemberCommand::Ls(choice) => list_members(context, &choice).await,
+        MemberCommand::Ls(choice) => {
+            let project = context.project(choice.name()).await?;
+            members::list(context, ["projects", &project]).await
+        }
     }
-}
-
-async fn list_members(context: &Context, choice: &ProjectChoice) -> Result<()> {
-    let name = context.project(choice.name()).await?;
-    let members: Page<Member> = context.client.get(&["projects", &name, "members"]).pages(None).await?;
-    if context.out.json {
-        return context.out.print_json(&members);
-    }
-    let mut table = Table::new(["NAME", "ACCESS"]);
-    for member in members.items {
-        table.row([member.username, member.access.as_str().into()]);
-    }
-    context.out.print_table(&table)
 }

@@ -11,16 +11,20 @@ use ds_domain::{
 };
 use uuid::Uuid;
 
+use super::upload::upload;
 use crate::{
     args::values,
     context::{Context, Usage},
     log_stream::Patience,
+    output::text,
 };
 
 mod attach;
 mod report;
-mod upload;
 mod watch;
+
+/// Characters of the command that an upload's message quotes.
+const QUOTED: usize = 200;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -88,7 +92,9 @@ pub(crate) async fn run(context: &Context, args: RunArgs) -> Result<u8> {
     spec.validate().map_err(Usage)?;
     let project = context.project(args.project.as_deref()).await?;
     if let Some(folder) = &args.upload_path {
-        upload::upload(context, &project, folder, &spec).await?;
+        let command: String = text::command(&spec.command).chars().take(QUOTED).collect();
+        let message = format!("upload for: {command}");
+        upload(context, ["projects", &project], folder, "", &message).await?;
     }
     let id = TaskId(Uuid::new_v4());
     let request = CreateTask { id: Some(id), spec };

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "scenarios are tests, though the attribute is on what calls them")]
 
 mod commits;
+mod datasets;
 mod people;
 mod place;
 mod run_lists;
@@ -44,6 +45,8 @@ scenarios! {
     commits::the_newest_change_is_found_along_the_parents,
     commits::what_differs_between_two_commits,
     commits::facts_name_the_files_of_other_projects,
+    datasets::a_dataset_is_kept_apart_from_projects_under_one_namespace,
+    datasets::what_was_cloned_from_keeps_its_source,
     tasks::a_task_lives_once,
     tasks::a_queued_task_can_be_cancelled_taken_and_given_back,
     tasks::logs_are_appended_once_and_without_gaps,

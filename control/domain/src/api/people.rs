@@ -84,7 +84,7 @@ pub struct ChangedPassword {
 /// Answer to `DELETE /api/v1/users/{username}` (admins).
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RemovedUser {
-    /// Names of the projects that had no other owner: they are the removing admin's now.
+    /// Names of the projects and datasets that had no other owner: they are the removing admin's now.
     pub inherited: Vec<String>,
 }
 

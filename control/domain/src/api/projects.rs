@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use crate::{CommitId, ProjectId, VolumeId};
 
-/// What a member may do in a project. Each may do what those before it may.
+/// What a member may do in a project or dataset. Each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
@@ -36,7 +36,7 @@ impl Access {
 /// `POST /api/v1/projects`.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CreateProject {
-    /// Unique among all projects of the hub; letters, digits, `-`, `_`, `.`; at most 100.
+    /// Unique among all projects and datasets of the hub; letters, digits, `-`, `_`, `.`; at most 100.
     pub name: String,
     /// For people.
     #[serde(default)]
@@ -64,7 +64,7 @@ pub struct Project {
     pub created_ms: i64,
 }
 
-/// `PUT /api/v1/projects/{project}/members/{username}`, and one row of the members' list.
+/// `PUT /api/v1/projects/{project}/members/{username}`, the same of a dataset, and one row of the members' list.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Member {
     /// Who.

@@ -1,9 +1,12 @@
-//! Who may do what in a project.
+//! Who may do what in a project or dataset.
 
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use ds_domain::api::{Access, ErrorBody, Member, Page};
+use ds_domain::{
+    ProjectId,
+    api::{Access, ErrorBody, Member, Page},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -27,7 +30,7 @@ async fn list_members(
     InPath(project): InPath<String>,
 ) -> Result<Json<Page<Member>>, Problem> {
     let project = core.project_for(&caller.user, &project, Access::Viewer).await?;
-    Ok(Json(Page { items: core.db.members(project.id).await?, next: None }))
+    list(&core, project.id).await
 }
 
 /// Add a member, or change what one may do (owners). The name in the address counts, not the body's.
@@ -42,10 +45,7 @@ async fn set_member(
     JsonBody(member): JsonBody<Member>,
 ) -> Result<Json<Member>, Problem> {
     let project = core.project_for(&caller.user, &project, Access::Owner).await?;
-    let user = core.db.user_by_name(&username).await?;
-    core.db.set_member(project.id, user.id, member.access).await?;
-    tracing::info!(project.id = %project.id, user.id = %user.id, access = member.access.as_str(), "set a member");
-    Ok(Json(Member { username: user.username, access: member.access }))
+    set(&core, project.id, &username, member.access).await
 }
 
 /// Remove a member (owners).
@@ -59,8 +59,31 @@ async fn delete_member(
     InPath((project, username)): InPath<(String, String)>,
 ) -> Result<StatusCode, Problem> {
     let project = core.project_for(&caller.user, &project, Access::Owner).await?;
-    let user = core.db.user_by_name(&username).await?;
-    core.db.remove_member(project.id, user.id).await?;
-    tracing::info!(project.id = %project.id, user.id = %user.id, "removed a member");
+    remove(&core, project.id, &username).await
+}
+
+/// The members of a project or dataset.
+pub(super) async fn list(core: &Core, place: ProjectId) -> Result<Json<Page<Member>>, Problem> {
+    Ok(Json(Page { items: core.db.members(place).await?, next: None }))
+}
+
+/// Makes somebody a member, or changes what they may do.
+pub(super) async fn set(
+    core: &Core,
+    place: ProjectId,
+    username: &str,
+    access: Access,
+) -> Result<Json<Member>, Problem> {
+    let user = core.db.user_by_name(username).await?;
+    core.db.set_member(place, user.id, access).await?;
+    tracing::info!(project.id = %place, user.id = %user.id, access = access.as_str(), "set a member");
+    Ok(Json(Member { username: user.username, access }))
+}
+
+/// Takes somebody out.
+pub(super) async fn remove(core: &Core, place: ProjectId, username: &str) -> Result<StatusCode, Problem> {
+    let user = core.db.user_by_name(username).await?;
+    core.db.remove_member(place, user.id).await?;
+    tracing::info!(project.id = %place, user.id = %user.id, "removed a member");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -1,9 +1,12 @@
-//! Files from a person's machine into the workspace.
+//! Files from a person's machine into a workspace or dataset.
 
 use std::{io, sync::Arc};
 
 use axum::{Json, body::Body, extract::State, http::StatusCode};
-use ds_domain::api::{Access, ErrorBody, Uploaded};
+use ds_domain::{
+    ProjectId, VolumeId,
+    api::{Access, ErrorBody, Uploaded, User},
+};
 use futures_util::TryStreamExt;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -22,8 +25,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Core>> {
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct UploadParams {
-    /// The folder to unpack into, relative to the workspace's root; else the root.
+pub(super) struct UploadParams {
+    /// The folder to unpack into, relative to the volume's root; else the root.
     #[serde(default)]
     path: String,
     /// The commit's message.
@@ -48,7 +51,18 @@ async fn upload_files(
     body: Body,
 ) -> Result<(StatusCode, Json<Uploaded>), Problem> {
     let project = core.project_for(&caller.user, &project, Access::Editor).await?;
+    receive(&core, &caller.user, (project.id, project.workspace), params, body).await
+}
+
+/// Unpacks a request's body over a volume's head.
+pub(super) async fn receive(
+    core: &Core,
+    user: &User,
+    volume: (ProjectId, VolumeId),
+    params: UploadParams,
+    body: Body,
+) -> Result<(StatusCode, Json<Uploaded>), Problem> {
     let tar = body.into_data_stream().map_err(io::Error::other);
-    let commit = core.upload(&caller.user, &project, &params.path, &params.message, tar).await?;
+    let commit = core.upload(user, volume, &params.path, &params.message, tar).await?;
     Ok((StatusCode::CREATED, Json(Uploaded { commit })))
 }

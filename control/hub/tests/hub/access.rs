@@ -1,9 +1,9 @@
 //! Every route of the API's own description, asked by people who must not get an answer.
 
-use ds_db::NewTask;
+use ds_db::{NewTask, dataset_place};
 use ds_domain::{
     SnapshotId, TaskId,
-    api::{Access, NewRun, Page, Project, RecordRuns, Run, User},
+    api::{Access, Dataset, NewRun, Page, Project, RecordRuns, Run, User},
     task::TaskSpec,
 };
 use reqwest::{Method, StatusCode};
@@ -17,8 +17,16 @@ const PUBLIC: [&str; 5] =
     ["GET /healthz", "GET /readyz", "GET /metrics", "GET /api/v1/hub", "POST /api/v1/login"];
 
 /// What any user may do besides reading, whatever their projects.
-const OWN: [&str; 4] =
-    ["POST /api/v1/logout", "POST /api/v1/keys", "DELETE /api/v1/keys/{key}", "POST /api/v1/projects"];
+const OWN: [&str; 5] = [
+    "POST /api/v1/logout",
+    "POST /api/v1/keys",
+    "DELETE /api/v1/keys/{key}",
+    "POST /api/v1/projects",
+    "POST /api/v1/datasets",
+];
+
+/// What reads where it is sent and makes something of the caller's own.
+const CLONE: &str = "POST /api/v1/datasets/{dataset}/clone";
 
 struct Route {
     method: Method,
@@ -31,15 +39,16 @@ impl Route {
     }
 
     fn is_inside_a_project(&self) -> bool {
-        let objects = ["{project}", "{task}", "{run}", "{commit}", "/runs/compare"];
+        let objects = ["{project}", "{dataset}", "{task}", "{run}", "{commit}", "/runs/compare"];
         objects.iter().any(|object| self.path.contains(object))
     }
 }
 
-/// A project with a task, a run and a commit in it, and a runner.
+/// A project with a task, a run and a commit in it, a dataset, and a runner.
 struct World {
     hub: TestHub,
     project: Project,
+    dataset: Dataset,
     task: TaskId,
     run: Run,
     routes: Vec<Route>,
@@ -49,6 +58,7 @@ impl World {
     async fn new() -> Self {
         let hub = TestHub::start().await;
         let project = hub.project("secret").await;
+        let dataset = hub.dataset("pictures").await;
         let admin: User = hub.admin.get_as("/api/v1/whoami").await;
         let task = TaskId(Uuid::new_v4());
         let environment = [("TOKEN".to_owned(), "hush".to_owned())].into();
@@ -68,13 +78,14 @@ impl World {
         assert_eq!(status, StatusCode::CREATED);
         let document: Value = hub.anonymous().get_as("/api/v1/openapi.json").await;
         let routes = routes(&document);
-        Self { hub, project, task, run: runs.items[0].clone(), routes }
+        Self { hub, project, dataset, task, run: runs.items[0].clone(), routes }
     }
 
     async fn ask(&self, client: &Client, route: &Route) -> StatusCode {
         let mut path = route
             .path
             .replace("{project}", "secret")
+            .replace("{dataset}", "pictures")
             .replace("{task}", &self.task.to_string())
             .replace("{run}", &self.run.id.to_string())
             .replace("{commit}", &self.run.commit.to_string())
@@ -110,10 +121,15 @@ fn routes(document: &Value) -> Vec<Route> {
 fn body(route: &str) -> Option<Value> {
     Some(match route {
         "POST /api/v1/users" => json!({"username": "mallory"}),
-        "POST /api/v1/runners" | "POST /api/v1/keys" | "POST /api/v1/projects" => json!({"name": "mallory"}),
+        "POST /api/v1/runners"
+        | "POST /api/v1/keys"
+        | "POST /api/v1/projects"
+        | "POST /api/v1/datasets"
+        | CLONE => json!({"name": "mallory"}),
         "POST /api/v1/projects/{project}/tasks" => json!({"spec": {"command": ["true"]}}),
         "POST /api/v1/projects/{project}/runs" => json!({"runs": [{}]}),
-        "PUT /api/v1/projects/{project}/members/{username}" => json!({"access": "owner"}),
+        "PUT /api/v1/projects/{project}/members/{username}"
+        | "PUT /api/v1/datasets/{dataset}/members/{username}" => json!({"access": "owner"}),
         "PUT /api/v1/users/{username}/password" => json!({}),
         _ => return None,
     })
@@ -148,6 +164,8 @@ async fn to_a_stranger_a_project_and_all_in_it_does_not_exist() {
     assert_eq!(stranger.get("/api/v1/users").await.0, StatusCode::FORBIDDEN);
     let projects: Page<Project> = stranger.get_as("/api/v1/projects").await;
     assert!(projects.items.is_empty());
+    let datasets: Page<Dataset> = stranger.get_as("/api/v1/datasets").await;
+    assert!(datasets.items.is_empty());
     world.hub.stop().await;
 }
 
@@ -156,9 +174,13 @@ async fn a_viewer_reads_everything_and_changes_nothing() {
     let world = World::new().await;
     let viewer = world.hub.user("viewer").await;
     world.hub.add_member(&world.project, &viewer, Access::Viewer).await;
+    let user: User = viewer.get_as("/api/v1/whoami").await;
+    world.hub.db.set_member(dataset_place(world.dataset.id), user.id, Access::Viewer).await.unwrap();
     for route in world.routes.iter().filter(|route| route.is_inside_a_project()) {
         let status = world.ask(&viewer, route).await;
-        if route.method != Method::GET {
+        if route.name() == CLONE {
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{}: the store is away", route.name());
+        } else if route.method != Method::GET {
             assert_eq!(status, StatusCode::FORBIDDEN, "{}", route.name());
         } else if route.path.ends_with("/files") || route.path.ends_with("/content") {
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{}: the store is away", route.name());

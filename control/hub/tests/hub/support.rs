@@ -5,10 +5,10 @@ use std::{
     path::Path,
 };
 
-use ds_db::{Db, NewProject};
+use ds_db::{Db, NewDataset, NewProject};
 use ds_domain::{
     CommitId, NodeId, ProjectId, SnapshotId, VolumeId,
-    api::{Access, CreateUser, LoginRequest, Project, Token, User},
+    api::{Access, CreateUser, Dataset, LoginRequest, Project, Token, User},
 };
 use ds_hub::{Hub, HubConfig, HubState, StoreTarget, Unknown};
 use ds_link::{Identity, Role};
@@ -107,6 +107,24 @@ impl TestHub {
         };
         self.db.create_project(&new).await.unwrap();
         self.admin.get_as(&format!("/api/v1/projects/{name}")).await
+    }
+
+    /// A dataset made past the store.
+    pub(crate) async fn dataset(&self, name: &str) -> Dataset {
+        let owner: User = self.admin.get_as("/api/v1/whoami").await;
+        let new = NewDataset {
+            volume: VolumeId(Uuid::new_v4()),
+            name: name.into(),
+            description: String::new(),
+            owner: owner.id,
+            commit: CommitId(Uuid::new_v4()),
+            snapshot: SnapshotId(Uuid::new_v4()),
+            guid: 1,
+            cloned_from: None,
+            created_ms: 1,
+        };
+        self.db.create_dataset(&new).await.unwrap();
+        self.admin.get_as(&format!("/api/v1/datasets/{name}")).await
     }
 
     pub(crate) async fn add_member(&self, project: &Project, client: &Client, access: Access) {

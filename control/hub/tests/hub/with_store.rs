@@ -4,7 +4,7 @@ use std::{path::Path, process::Command};
 
 use ds_domain::{
     CommitId, SnapshotId,
-    api::{ChangeKind, Commit, FileChange, FileEntry, Page, Project, Uploaded},
+    api::{ChangeKind, Commit, Dataset, FileChange, FileEntry, Page, Project, Uploaded},
 };
 use ds_transfer::{Store, StoreConfig};
 use reqwest::{Method, StatusCode};
@@ -99,8 +99,11 @@ fn tar_of(files: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 async fn upload(client: &Client, query: &str, tar: Vec<u8>) -> (StatusCode, serde_json::Value) {
-    let request = client.request(Method::POST, &format!("/api/v1/projects/p/upload{query}"));
-    client.send(request.body(tar)).await
+    upload_to(client, &format!("projects/p/upload{query}"), tar).await
+}
+
+async fn upload_to(client: &Client, path: &str, tar: Vec<u8>) -> (StatusCode, serde_json::Value) {
+    client.send(client.request(Method::POST, &format!("/api/v1/{path}")).body(tar)).await
 }
 
 async fn uploaded(client: &Client, query: &str, files: &[(&str, &[u8])]) -> Commit {
@@ -262,4 +265,50 @@ async fn move_head(hub: &TestHub, project: &Project) -> CommitId {
     };
     hub.db.import_commit(&new).await.unwrap();
     new.id
+}
+
+#[tokio::test]
+async fn a_dataset_is_filled_read_cloned_and_let_go() {
+    let world = World::new().await;
+    let admin = &world.hub.admin;
+    let made: Dataset = admin.post_as("/api/v1/datasets", &json!({"name": "images"})).await;
+    create_project(admin).await;
+    for taken in ["p", "images"] {
+        assert_eq!(admin.post("/api/v1/datasets", &json!({"name": taken})).await.0, StatusCode::CONFLICT);
+    }
+    let push = async |name: &str, content: &[u8]| {
+        let path = format!("datasets/{name}/upload?message=pictures");
+        let (status, body) = upload_to(admin, &path, tar_of(&[("a.png", content)])).await;
+        assert_eq!(status, StatusCode::CREATED, "{body}");
+        serde_json::from_value::<Uploaded>(body).unwrap().commit
+    };
+    let first = push("images", b"one").await;
+    assert_eq!((first.parent, first.volume, first.message.as_str()), (Some(made.head), made.id, "pictures"));
+    let second = push("images", b"two").await;
+
+    let request = json!({"name": "then", "commit": first.id.to_string()[..8]});
+    let then: Dataset = admin.post_as("/api/v1/datasets/images/clone", &request).await;
+    let now: Dataset = admin.post_as("/api/v1/datasets/images/clone", &json!({"name": "now"})).await;
+    assert_eq!((then.cloned_from, now.cloned_from), (Some(first.id), Some(second.id)));
+    let third = push("then", b"three").await;
+    assert_eq!(third.parent, Some(then.head));
+    let read = async |commit: CommitId| {
+        let path = format!("/api/v1/commits/{commit}/content?path=a.png");
+        admin.request(Method::GET, &path).send().await.unwrap().text().await.unwrap()
+    };
+    for (commit, content) in [(then.head, "one"), (now.head, "two"), (third.id, "three"), (second.id, "two")]
+    {
+        assert_eq!(read(commit).await, content);
+    }
+    let other = json!({"name": "wrong", "commit": third.id});
+    assert_eq!(admin.post("/api/v1/datasets/images/clone", &other).await.0, StatusCode::BAD_REQUEST);
+
+    let (status, body) = admin.delete("/api/v1/datasets/images").await;
+    assert_eq!(status, StatusCode::CONFLICT, "{body}");
+    assert!(body["message"].as_str().unwrap().contains("now, then"), "{body}");
+    for name in ["now", "then", "images"] {
+        assert_eq!(admin.delete(&format!("/api/v1/datasets/{name}")).await.0, StatusCode::NO_CONTENT);
+    }
+    assert_eq!(admin.get(&format!("/api/v1/commits/{}", first.id)).await.0, StatusCode::NOT_FOUND);
+    world.stop().await;
 }

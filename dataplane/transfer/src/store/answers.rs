@@ -13,8 +13,8 @@ use bytes::Bytes;
 use ds_domain::ids::{InvalidId, NodeId, SnapshotId, VolumeId};
 use ds_link::{Control, ControlReceiver};
 use ds_proto::v1::{
-    FileEntry, ImportTar, ImportedFile, ListFiles, ReadFile, StoreError, StoreHello, StoreOk, StoreReply,
-    StoreRequest, StoredSnapshot, store_error::Kind, store_reply::Reply, store_request::Request,
+    CreateVolume, FileEntry, ImportTar, ImportedFile, ListFiles, ReadFile, StoreError, StoreHello, StoreOk,
+    StoreReply, StoreRequest, StoredSnapshot, store_error::Kind, store_reply::Reply, store_request::Request,
 };
 use tokio::{
     sync::mpsc,
@@ -53,7 +53,7 @@ type Answer<T> = Result<T, Failure>;
 pub(super) async fn answer(node: &Node, control: &mut Control, request: StoreRequest) -> crate::Result<()> {
     let answered = match request.request {
         Some(Request::Hello(r)) => hello(node, &r),
-        Some(Request::CreateVolume(r)) => create_volume(node, &r.volume, &r.snapshot).await,
+        Some(Request::CreateVolume(r)) => create_volume(node, &r).await,
         Some(Request::Advance(r)) => advance(node, &r.volume, &r.snapshot).await,
         Some(Request::DropSnapshot(r)) => drop_snapshot(node, &r.volume, &r.snapshot).await,
         Some(Request::DropVolume(r)) => drop_volume(node, &r.volume).await,
@@ -101,8 +101,14 @@ fn hello(node: &Node, hello: &StoreHello) -> Answer<Vec<StoreOk>> {
     Ok(vec![StoreOk::default()])
 }
 
-async fn create_volume(node: &Node, volume: &[u8], first: &[u8]) -> Answer<Vec<StoreOk>> {
-    let guid = node.volumes.create(volume_id(volume)?, snapshot_id(first)?).await?;
+async fn create_volume(node: &Node, request: &CreateVolume) -> Answer<Vec<StoreOk>> {
+    let (volume, first) = (volume_id(&request.volume)?, snapshot_id(&request.snapshot)?);
+    let guid = if request.source.is_empty() {
+        node.volumes.create(volume, first).await?
+    } else {
+        let (source, base) = (volume_id(&request.source)?, snapshot_id(&request.base)?);
+        node.volumes.create_from(volume, first, source, base).await?
+    };
     Ok(vec![StoreOk { guid: guid.0, ..StoreOk::default() }])
 }
 

@@ -3,14 +3,17 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use ds_link::{Arriving, Control, Endpoint, Link, Role};
-use ds_proto::v1::{StoreError, StoreReply, StreamOpen, store_error, store_reply::Reply, stream_open::Kind};
+use ds_proto::v1::{
+    StoreError, StoreReply, StreamOpen, TransferReply, store_error, store_reply::Reply, stream_open::Kind,
+    transfer_reply,
+};
 use tokio::{
     task::{self, JoinSet},
     time::timeout,
 };
 
 use super::{Node, answers, transfers};
-use crate::{Result, exchange::farewell};
+use crate::{Result, exchange::farewell, joins::JoinKind};
 
 /// Nodes that shake hands at once, from everywhere and from one address.
 const MAX_HANDSHAKES: usize = 128;
@@ -117,20 +120,39 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
         }
     };
     let served = match (kind, peer.role) {
+        (Kind::Lane(open), Role::Runner | Role::Store) => {
+            return join(&node, JoinKind::Lane, &open.transfer, link, control).await;
+        }
+        (Kind::Rejoin(open), Role::Runner | Role::Store) => {
+            return join(&node, JoinKind::Rejoin, &open.transfer, link, control).await;
+        }
         (Kind::Store(request), Role::Hub) => answers::answer(&node, &mut control, request).await,
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
-            transfers::serve(&node, &link, &mut control, open).await;
-            Ok(())
+            return transfers::serve(&node, &link, control, open).await;
         }
         (Kind::Store(_), Role::Runner | Role::Store) => {
             refuse(&mut control, "only a hub may ask that of a store").await
         }
-        (Kind::Transfer(_), Role::Hub) => refuse(&mut control, "a hub holds no data").await,
+        (Kind::Transfer(_) | Kind::Lane(_) | Kind::Rejoin(_), Role::Hub) => {
+            refuse(&mut control, "a hub holds no data").await
+        }
     };
     if let Err(error) = served {
         tracing::debug!(%peer, %error, "a stream broke");
     }
     farewell(&mut control).await;
+}
+
+/// Brings a link to the transfer that it is for, which answers itself.
+async fn join(node: &Node, kind: JoinKind, transfer: &[u8], link: Link, control: Control) {
+    let peer = link.peer();
+    if let Err((mut control, error)) = node.joins.bring(kind, transfer, link, control).await {
+        tracing::info!(%peer, %error, "a link cannot join");
+        let refused = TransferReply { reply: Some(transfer_reply::Reply::Abort(error.to_abort())) };
+        // An end that is gone need not be told.
+        let _ = control.send.send(&refused).await;
+        farewell(&mut control).await;
+    }
 }
 
 async fn refuse(control: &mut Control, message: &str) -> Result<()> {

@@ -14,11 +14,12 @@ use crate::{Error, Result};
 
 /// Links of all nodes but hubs, which have places of their own.
 const MAX_LINKS: usize = 1_024;
-/// Links of one node: one for each of its tasks that moves data, and those that it has not noticed to be lost.
-const MAX_LINKS_OF_NODE: usize = 8;
+/// Links of one node: one for each of its tasks that moves data with their further lanes, and those that it has not noticed to be
+/// lost.
+const MAX_LINKS_OF_NODE: usize = 64;
 /// Links of a hub: each file and archive on its way has one.
 const MAX_LINKS_OF_HUB: usize = 64;
-/// Transfers under way at once. Each holds up to two windows (64 MiB) in memory, one or two ZFS processes and a thread.
+/// Transfers under way at once. Each holds up to a window (64 MiB) in memory, one or two ZFS processes and a thread.
 const MAX_TRANSFERS: usize = 64;
 /// Transfers of one node.
 const MAX_TRANSFERS_OF_NODE: usize = 16;

@@ -1,5 +1,7 @@
 //! The store's end of a transfer.
 
+use std::sync::Arc;
+
 use ds_link::{Chunks, Control, Link};
 use ds_proto::v1::{
     Direction, Plan, SignedReceipt, TransferAccept, TransferOpen, TransferReply,
@@ -13,7 +15,8 @@ use crate::{
     Error, Result,
     client::{conclude, receipt},
     error::in_full,
-    exchange::{Exchange, WINDOW_BYTES, farewell},
+    exchange::{End, Exchange, WINDOW_BYTES, farewell},
+    joins::Joining,
     metrics::{self, Active, Way},
     plans,
     receipt::sign,
@@ -30,20 +33,20 @@ struct Outcome {
 const ALREADY: Outcome = Outcome { result: "already", bytes: 0 };
 
 /// Serves one transfer to its end, counts and logs it.
-pub(super) async fn serve(node: &Node, link: &Link, control: &mut Control, open: TransferOpen) {
+pub(super) async fn serve(node: &Node, link: &Link, mut control: Control, open: TransferOpen) {
     let peer = link.peer();
     let grant = match admit(node, link, &open) {
         Ok(grant) => grant,
         Err(error) => {
             tracing::warn!(%peer, error = in_full(&error), "transfer refused");
             metrics::transfer_ended(Way::In, error.label(), 0);
-            return refuse(control, &error).await;
+            return refuse(&mut control, &error).await;
         }
     };
     let way = if grant.direction == Direction::Push { Way::In } else { Way::Out };
     let result = match (node.peers.begin_transfer(peer.node), way) {
         (Err(error), _) => {
-            refuse(control, &error).await;
+            refuse(&mut control, &error).await;
             Err(error)
         }
         (Ok(_place), Way::In) => incoming(node, link, control, &open, &grant).await,
@@ -84,6 +87,27 @@ async fn reply(control: &mut Control, reply: Reply) -> Result<()> {
     Ok(control.send.send(&TransferReply { reply: Some(reply) }).await?)
 }
 
+fn exchange<'a>(
+    node: &'a Node,
+    link: &Link,
+    control: Control,
+    transfer: TransferId,
+    joining: Joining,
+) -> Exchange<'a> {
+    Exchange {
+        link: link.clone(),
+        control,
+        joining,
+        end: End::Acceptor,
+        io: &node.io,
+        transfer,
+        estimate: None,
+        progress: &|_| {},
+        cancel: &node.stopping,
+        moved: Arc::default(),
+    }
+}
+
 fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
     let id = open.transfer.as_slice().try_into();
     id.map(TransferId).map_err(|_| Error::protocol(link.peer(), "its transfer has no id"))
@@ -100,7 +124,7 @@ enum Incoming {
 async fn incoming(
     node: &Node,
     link: &Link,
-    control: &mut Control,
+    mut control: Control,
     open: &TransferOpen,
     grant: &Grant,
 ) -> Result<Outcome> {
@@ -109,21 +133,27 @@ async fn incoming(
     let claim = match node.incoming.claim(grant.volume, grant.snapshot) {
         Ok(claim) => claim,
         Err(error) => {
-            refuse(control, &error).await;
+            node.joins.let_go(link.peer().node, grant.snapshot);
+            refuse(&mut control, &error).await;
             return Err(error);
         }
     };
     let result = match prepare_incoming(node, link, open, grant).await {
-        Ok(Incoming::Already(receipt)) => reply(control, Reply::Already(receipt)).await.map(|()| ALREADY),
+        Ok(Incoming::Already(receipt)) => {
+            let told = reply(&mut control, Reply::Already(receipt)).await;
+            farewell(&mut control).await;
+            told.map(|()| ALREADY)
+        }
         Ok(Incoming::New { transfer, chunks, intake }) => {
-            let (io, cancel) = (&node.io, &node.stopping);
-            let mut exchange =
-                Exchange { link, control, io, transfer, estimate: None, progress: &|_| {}, cancel };
+            let Some((_place, joining)) = node.joins.open(transfer, link.peer().node, grant.snapshot) else {
+                return Err(Error::protocol(link.peer(), "it uses the id of another transfer"));
+            };
+            let mut exchange = exchange(node, link, control, transfer, joining);
             let result = take_in(node, &mut exchange, grant, chunks, *intake).await;
-            conclude(exchange.control, result).await
+            conclude(&mut exchange.control, result).await
         }
         Err(error) => {
-            refuse(control, &error).await;
+            refuse(&mut control, &error).await;
             Err(error)
         }
     };
@@ -138,7 +168,8 @@ async fn take_in(
     chunks: Chunks,
     intake: Intake,
 ) -> Result<Outcome> {
-    reply(exchange.control, Reply::Accept(TransferAccept { plan: None, window_bytes: WINDOW_BYTES })).await?;
+    reply(&mut exchange.control, Reply::Accept(TransferAccept { plan: None, window_bytes: WINDOW_BYTES }))
+        .await?;
     let received = receiving::receive(exchange, chunks, intake).await?;
     let store = node.identity.peer().node;
     let mut receipt = receipt(store, exchange.transfer, (grant.volume, grant.snapshot), received.guid);
@@ -178,7 +209,7 @@ async fn prepare_incoming(node: &Node, link: &Link, open: &TransferOpen, grant: 
 async fn outgoing(
     node: &Node,
     link: &Link,
-    control: &mut Control,
+    mut control: Control,
     open: &TransferOpen,
     grant: &Grant,
 ) -> Result<Outcome> {
@@ -186,21 +217,24 @@ async fn outgoing(
     let (transfer, plan, process) = match prepare_outgoing(node, link, open, grant).await {
         Ok(prepared) => prepared,
         Err(error) => {
-            refuse(control, &error).await;
+            refuse(&mut control, &error).await;
             return Err(error);
         }
     };
     let estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
     let accept = TransferAccept { plan: Some(plan), window_bytes: 0 };
-    let (io, cancel) = (&node.io, &node.stopping);
-    let mut exchange = Exchange { link, control, io, transfer, estimate, progress: &|_| {}, cancel };
+    let Some((_place, joining)) = node.joins.open(transfer, link.peer().node, grant.snapshot) else {
+        return Err(Error::protocol(link.peer(), "it uses the id of another transfer"));
+    };
+    let mut exchange = exchange(node, link, control, transfer, joining);
+    exchange.estimate = estimate;
     let result = async {
-        reply(exchange.control, Reply::Accept(accept)).await?;
+        reply(&mut exchange.control, Reply::Accept(accept)).await?;
         let sent = sending::send(&mut exchange, process, WINDOW_BYTES).await?;
         Ok(Outcome { result: "done", bytes: sent.fin.bytes })
     };
     let result = result.await;
-    conclude(exchange.control, result).await
+    conclude(&mut exchange.control, result).await
 }
 
 async fn prepare_outgoing(

@@ -7,7 +7,7 @@ use ds_proto::v1::{
     stream_open::Kind, transfer_control::Message, transfer_reply::Reply,
 };
 use ds_transfer::{Error, ErrorKind, Progress};
-use ds_wire::{ChunkHeader, Digest, TransferId};
+use ds_wire::{ChunkHeader, Digest, Digester, TransferId};
 use ds_zfs::SnapshotGuid;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -212,7 +212,7 @@ impl Hostile {
             index,
             offset: index * ds_wire::CHUNK_BYTES as u64,
             length: u32::try_from(payload.len()).unwrap(),
-            digest: Digest::of(&Bytes::copy_from_slice(payload)),
+            digest: Digester::new(self.transfer).of(index, &Bytes::copy_from_slice(payload)),
         }
     }
 
@@ -253,20 +253,20 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
             }
             1 => hostile.send(&hostile.header(1_000_000, &noise).encode(), &noise).await,
             2 => hostile.send(&ChunkHeader { length: u32::MAX, ..good }.encode(), &noise).await,
-            3 => hostile.send(&ChunkHeader { digest: Digest([0; 32]), ..good }.encode(), &noise).await,
+            3 => hostile.send(&ChunkHeader { digest: Digest([0; 16]), ..good }.encode(), &noise).await,
             4 => hostile.send(&good.encode(), &[noise.clone(), noise.clone()].concat()).await,
             5 => hostile.send(&good.encode(), &noise[..1000]).await,
             6 => {
                 // Without end: whatever the receiver makes of it, some chunk is one too many.
                 for index in 0..1_000_000 {
                     hostile.send(&hostile.header(index, &noise).encode(), &noise).await;
-                    if index > 20 {
+                    if index > 80 {
                         break;
                     }
                 }
             }
             7 => {
-                let fin = Fin { bytes: u64::MAX, chunks: 3, digest: vec![0; 32] };
+                let fin = Fin { bytes: u64::MAX, chunks: 3, digest: vec![0; 16] };
                 let fin = TransferControl { message: Some(Message::Fin(fin)) };
                 hostile.control.send.send(&fin).await.unwrap();
             }

@@ -125,6 +125,8 @@ async fn what_nobody_goes_on_with_is_cleared() {
     to.discard_partial(volume, side).await.unwrap();
     assert_eq!(to.partials().await.unwrap(), []);
     receive_part(&from, &to, &branch, 2 << 20).await.unwrap();
+    transfer(&from, &to, &branch).await.unwrap();
+    assert_eq!(to.partials().await.unwrap(), []);
     to.drop_volume(volume).await.unwrap();
     assert!(two.names().iter().all(|name| !name.contains(&volume.to_hex())), "{:?}", two.names());
 }

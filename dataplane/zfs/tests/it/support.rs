@@ -85,7 +85,8 @@ pub(crate) fn noise(bytes: usize) -> Vec<u8> {
 }
 
 pub(crate) async fn two_pools(second_mib: u64) -> (Pool, Pool, Volumes, Volumes) {
-    let (one, two) = (Pool::create(192).await, Pool::create(second_mib).await);
+    // OpenZFS keeps up to half of a small pool for itself.
+    let (one, two) = (Pool::create(256).await, Pool::create(second_mib).await);
     let (from, to) = (one.volumes().await, two.volumes().await);
     (one, two, from, to)
 }

@@ -200,3 +200,38 @@ async fn a_pool_in_a_file_is_made_once_and_imported_again() {
     ds_zfs::destroy_pool(&pool.name).await.unwrap();
     assert!(!ds_zfs::pool_exists(&pool.name).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_volume_begun_as_a_clone_goes_its_own_way_and_keeps_its_source() {
+    let pool = Pool::create(128).await;
+    let volumes = pool.volumes().await;
+    let (source, first) = (volume(), snapshot());
+    volumes.create(source, first).await.unwrap();
+    let base = commit(&volumes, source, first, "data", b"1").await;
+    let (clone, begun) = (volume(), snapshot());
+    let guid = volumes.create_from(clone, begun, source, base).await.unwrap();
+    assert_eq!(volumes.create_from(clone, begun, source, base).await.unwrap(), guid);
+    let missing = volumes.create_from(volume(), snapshot(), source, snapshot()).await;
+    assert!(matches!(missing, Err(Error::SnapshotMissing { .. })), "{missing:?}");
+    assert!(matches!(volumes.create_from(source, begun, source, base).await, Err(Error::Exists(_))));
+
+    // Both move on; neither takes the other's snapshots along.
+    let theirs = commit(&volumes, clone, begun, "data", b"2").await;
+    let ours = commit(&volumes, source, base, "data", b"3").await;
+    let line = async |volume| {
+        let found = volumes.snapshots(volume).await.unwrap();
+        found.iter().filter(|s| s.main && s.origin.is_none()).map(|s| s.id).collect::<Vec<_>>()
+    };
+    assert_eq!(line(clone).await, [begun, theirs]);
+    assert_eq!(line(source).await, [first, base, ours]);
+    for (volume, at, expected) in [(clone, begun, b"1"), (clone, theirs, b"2"), (source, ours, b"3")] {
+        let reading = volumes.reading_clone(volume, at).await.unwrap();
+        assert_eq!(read(&reading, "data"), expected);
+    }
+
+    let held = volumes.drop_volume(source).await;
+    assert!(matches!(held, Err(Error::HasDependents(_))), "{held:?}");
+    volumes.drop_volume(clone).await.unwrap();
+    volumes.drop_volume(source).await.unwrap();
+    assert_eq!(volumes.volumes().await.unwrap(), []);
+}
