@@ -62,7 +62,7 @@ async fn a_lost_link_fails_both_ends_and_a_retry_succeeds() {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (what, guid) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let (what, guid) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     let error =
         push_with_fault(&world, &runner, what, |link, _| link.close("pulled the plug")).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Link && error.is_retryable(), "{error}");
@@ -75,7 +75,7 @@ async fn a_cancelled_push_leaves_nothing() {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let (what, _) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     let error = push_with_fault(&world, &runner, what, |_, cancel| cancel.cancel()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     nothing_remains(&world, what).await;
@@ -86,7 +86,7 @@ async fn a_client_that_vanishes_leaves_nothing() {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let (what, _) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     let begun = CancellationToken::new();
     let push = push_with_fault(&world, &runner, what, |_, _| begun.cancel());
     tokio::select! {
@@ -102,7 +102,7 @@ async fn a_cancelled_pull_leaves_nothing_at_either_end() {
     let world = World::start().await;
     let (runner, other) = (world.runner().await, world.runner().await);
     let first = runner.shared_volume(&world).await;
-    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let (what, _) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     world.push(&runner, what).await.unwrap();
     let ticket = world.signer.sign(&world.ticket(&other, Direction::Pull, what));
     let (link, cancel) = (other.link(&world).await, CancellationToken::new());
@@ -124,7 +124,7 @@ async fn a_store_that_stops_ends_its_transfers_and_serves_again() {
     let mut world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (what, _) = runner.work(first, &[("data", &noise(48 * MIB))]).await;
+    let (what, _) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     let begun = CancellationToken::new();
     let (push, ()) = {
         let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));

@@ -94,7 +94,7 @@ async fn a_push_and_a_pull_survive_the_loss_of_all_their_links() {
     let (runner, other) = (world.runner().await, world.runner().await);
     let first = runner.shared_volume(&world).await;
     world.pull(&other, first).await.unwrap();
-    let content = noise(48 * MIB);
+    let content = noise(96 * MIB);
     let (what, guid) = runner.work(first, &[("data", &content)]).await;
 
     let path = Path::to(world.address).await;
