@@ -54,8 +54,9 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // A send or receive that was ended a moment ago may still let go.
         for _ in 0..50 {
-            let destroyed = Command::new("zpool").args(["destroy", "-f", &self.name]).status();
-            if destroyed.is_ok_and(|status| status.success()) {
+            let destroyed = Command::new("zpool").args(["destroy", "-f", &self.name]).output();
+            let gone = |said: &[u8]| String::from_utf8_lossy(said).contains("no such pool");
+            if destroyed.is_ok_and(|output| output.status.success() || gone(&output.stderr)) {
                 return;
             }
             std::thread::sleep(std::time::Duration::from_millis(100));
