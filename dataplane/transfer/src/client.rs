@@ -70,18 +70,8 @@ pub async fn pull(
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
     let (joins, joining) = joins::queue();
-    let mut exchange = Exchange {
-        link: link.clone(),
-        control,
-        joining,
-        end: End::Opener,
-        io,
-        transfer,
-        estimate: None,
-        progress,
-        cancel,
-        moved: Arc::default(),
-    };
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, io, cancel);
+    exchange.progress = progress;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let result = tokio::select! {
         result = fetch(&mut exchange, volumes, (volume, snapshot), accept, chunks) => result,
@@ -144,18 +134,9 @@ pub async fn push(
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
     let (joins, joining) = joins::queue();
-    let mut exchange = Exchange {
-        link: link.clone(),
-        control,
-        joining,
-        end: End::Opener,
-        io,
-        transfer,
-        estimate,
-        progress,
-        cancel,
-        moved: Arc::default(),
-    };
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, io, cancel);
+    exchange.progress = progress;
+    exchange.estimate = estimate;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let sending = async {
         let sending = volumes.send(&plan).await?;

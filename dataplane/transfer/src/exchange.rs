@@ -70,7 +70,30 @@ pub(crate) enum End {
     Acceptor,
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
+    /// Of an unknown length, and watched by nobody.
+    pub(crate) fn new(
+        end: End,
+        transfer: TransferId,
+        (link, control): (&Link, Control),
+        joining: Joining,
+        io: &'a BlockIo,
+        cancel: &'a CancellationToken,
+    ) -> Self {
+        Self {
+            link: link.clone(),
+            control,
+            joining,
+            end,
+            io,
+            transfer,
+            estimate: None,
+            progress: &|_| {},
+            cancel,
+            moved: Arc::default(),
+        }
+    }
+
     pub(crate) fn report(&self, bytes: u64) {
         self.moved.store(bytes, Ordering::Relaxed);
         (self.progress)(Progress { bytes, estimate: self.estimate });

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ds_domain::ids::{NodeId, SnapshotId};
-use ds_link::{Chunks, Control, Link};
+use ds_link::{Chunks, Control, Link, Peer};
 use ds_proto::v1::{LaneOpen, StreamOpen, TransferReply, stream_open::Kind, transfer_reply::Reply};
 use ds_wire::TransferId;
 use tokio::{
@@ -75,20 +75,20 @@ struct Entry {
 }
 
 impl Joins {
-    /// Links of `peer` may join `transfer`, of `snapshot`, until the answer is dropped. `None` if there is such a transfer already.
+    /// Links of `peer` may join `transfer`, of `snapshot`, until the place is dropped.
     pub(crate) fn open(
         &self,
         transfer: TransferId,
-        peer: NodeId,
+        peer: Peer,
         snapshot: SnapshotId,
-    ) -> Option<(Place<'_>, Joining)> {
+    ) -> Result<(Place<'_>, Joining)> {
         let mut table = self.table();
         if table.contains_key(&transfer) {
-            return None;
+            return Err(Error::protocol(peer, "it uses the id of another transfer"));
         }
         let (joins, joining) = queue();
-        table.insert(transfer, Entry { peer, snapshot, joins });
-        Some((Place { joins: self, transfer }, joining))
+        table.insert(transfer, Entry { peer: peer.node, snapshot, joins });
+        Ok((Place { joins: self, transfer }, joining))
     }
 
     /// Hands a link over, with its stream. An error comes with the stream, to say it on.

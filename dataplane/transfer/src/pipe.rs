@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     client::conclude,
     exchange::{End, Exchange, WINDOW_BYTES},
-    joins::{self, JoinKind, Joining, Joins},
+    joins::{self, JoinKind, Joins},
     receipt::unsigned,
     receiving, sending,
 };
@@ -31,7 +31,7 @@ pub async fn send_pipe(link: &Link, pipe: OwnedFd, cancel: &CancellationToken) -
     let control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let (joins, joining) = joins::queue();
     let io = BlockIo::detect();
-    let mut exchange = exchange(link, control, joining, End::Opener, &io, transfer, cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, &io, cancel);
     joins::accepted(link, &mut exchange.control).await?;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let result = tokio::select! {
@@ -57,12 +57,10 @@ pub async fn receive_pipe(endpoint: &Endpoint, pipe: OwnedFd, cancel: &Cancellat
     };
     let receiving = async {
         let (link, control, transfer) = first.await.map_err(|_| Error::Cancelled)?;
-        let Some((_place, joining)) = joins.open(transfer, link.peer().node, SnapshotId(Uuid::nil())) else {
-            return Err(Error::protocol(link.peer(), "it opens a transfer twice"));
-        };
+        let (_place, joining) = joins.open(transfer, link.peer(), SnapshotId(Uuid::nil()))?;
         let chunks = link.chunks(transfer.0);
         let io = BlockIo::detect();
-        let mut exchange = exchange(&link, control, joining, End::Acceptor, &io, transfer, cancel);
+        let mut exchange = Exchange::new(End::Acceptor, transfer, (&link, control), joining, &io, cancel);
         let accept = TransferReply { reply: Some(Reply::Accept(TransferAccept::default())) };
         exchange.control.send.send(&accept).await?;
         let result = async {
@@ -103,28 +101,5 @@ async fn serve(
             }
             Kind::Store(_) => {}
         }
-    }
-}
-
-fn exchange<'a>(
-    link: &Link,
-    control: Control,
-    joining: Joining,
-    end: End,
-    io: &'a BlockIo,
-    transfer: TransferId,
-    cancel: &'a CancellationToken,
-) -> Exchange<'a> {
-    Exchange {
-        link: link.clone(),
-        control,
-        joining,
-        end,
-        io,
-        transfer,
-        estimate: None,
-        progress: &|_| {},
-        cancel,
-        moved: Arc::default(),
     }
 }

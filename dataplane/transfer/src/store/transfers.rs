@@ -1,7 +1,5 @@
 //! The store's end of a transfer.
 
-use std::sync::Arc;
-
 use ds_link::{Chunks, Control, Link};
 use ds_proto::v1::{
     Direction, Plan, SignedReceipt, TransferAccept, TransferOpen, TransferReply,
@@ -16,7 +14,7 @@ use crate::{
     client::{conclude, receipt},
     error::in_full,
     exchange::{End, Exchange, WINDOW_BYTES, farewell},
-    joins::Joining,
+    joins::{Joining, Place},
     metrics::{self, Active, Way},
     plans,
     receipt::sign,
@@ -87,27 +85,6 @@ async fn reply(control: &mut Control, reply: Reply) -> Result<()> {
     Ok(control.send.send(&TransferReply { reply: Some(reply) }).await?)
 }
 
-fn exchange<'a>(
-    node: &'a Node,
-    link: &Link,
-    control: Control,
-    transfer: TransferId,
-    joining: Joining,
-) -> Exchange<'a> {
-    Exchange {
-        link: link.clone(),
-        control,
-        joining,
-        end: End::Acceptor,
-        io: &node.io,
-        transfer,
-        estimate: None,
-        progress: &|_| {},
-        cancel: &node.stopping,
-        moved: Arc::default(),
-    }
-}
-
 fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
     let id = open.transfer.as_slice().try_into();
     id.map(TransferId).map_err(|_| Error::protocol(link.peer(), "its transfer has no id"))
@@ -116,9 +93,9 @@ fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
 // Push: the peer sends, we receive.
 
 /// A push that was let in.
-enum Incoming {
+enum Incoming<'a> {
     Already(SignedReceipt),
-    New { transfer: TransferId, chunks: Chunks, intake: Box<Intake> },
+    New { transfer: TransferId, joined: (Place<'a>, Joining), chunks: Chunks, intake: Box<Intake> },
 }
 
 async fn incoming(
@@ -144,11 +121,9 @@ async fn incoming(
             farewell(&mut control).await;
             told.map(|()| ALREADY)
         }
-        Ok(Incoming::New { transfer, chunks, intake }) => {
-            let Some((_place, joining)) = node.joins.open(transfer, link.peer().node, grant.snapshot) else {
-                return Err(Error::protocol(link.peer(), "it uses the id of another transfer"));
-            };
-            let mut exchange = exchange(node, link, control, transfer, joining);
+        Ok(Incoming::New { transfer, joined: (_place, joining), chunks, intake }) => {
+            let mut exchange =
+                Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
             let result = take_in(node, &mut exchange, grant, chunks, *intake).await;
             conclude(&mut exchange.control, result).await
         }
@@ -179,7 +154,12 @@ async fn take_in(
     Ok(Outcome { result: "done", bytes: received.fin.bytes })
 }
 
-async fn prepare_incoming(node: &Node, link: &Link, open: &TransferOpen, grant: &Grant) -> Result<Incoming> {
+async fn prepare_incoming<'a>(
+    node: &'a Node,
+    link: &Link,
+    open: &TransferOpen,
+    grant: &Grant,
+) -> Result<Incoming<'a>> {
     let peer = link.peer();
     let transfer = transfer_id(link, open)?;
     let plan = open.plan.as_ref().ok_or_else(|| Error::protocol(peer, "it pushes without a plan"))?;
@@ -200,11 +180,20 @@ async fn prepare_incoming(node: &Node, link: &Link, open: &TransferOpen, grant: 
     plans::require_base(&ours, plan.kind.base())?;
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
+    let joined = node.joins.open(transfer, peer, grant.snapshot)?;
     let intake = Box::new(node.volumes.receive(&plan).await?);
-    Ok(Incoming::New { transfer, chunks, intake })
+    Ok(Incoming::New { transfer, joined, chunks, intake })
 }
 
 // Pull: we send, the peer receives.
+
+/// A pull that was let in.
+struct Outgoing<'a> {
+    transfer: TransferId,
+    joined: (Place<'a>, Joining),
+    plan: Plan,
+    process: Sending,
+}
 
 async fn outgoing(
     node: &Node,
@@ -214,19 +203,18 @@ async fn outgoing(
     grant: &Grant,
 ) -> Result<Outcome> {
     let _active = Active::new();
-    let (transfer, plan, process) = match prepare_outgoing(node, link, open, grant).await {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            refuse(&mut control, &error).await;
-            return Err(error);
-        }
-    };
+    let Outgoing { transfer, joined: (_place, joining), plan, process } =
+        match prepare_outgoing(node, link, open, grant).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                refuse(&mut control, &error).await;
+                return Err(error);
+            }
+        };
     let estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
     let accept = TransferAccept { plan: Some(plan), window_bytes: 0 };
-    let Some((_place, joining)) = node.joins.open(transfer, link.peer().node, grant.snapshot) else {
-        return Err(Error::protocol(link.peer(), "it uses the id of another transfer"));
-    };
-    let mut exchange = exchange(node, link, control, transfer, joining);
+    let mut exchange =
+        Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
     exchange.estimate = estimate;
     let result = async {
         reply(&mut exchange.control, Reply::Accept(accept)).await?;
@@ -237,18 +225,19 @@ async fn outgoing(
     conclude(&mut exchange.control, result).await
 }
 
-async fn prepare_outgoing(
-    node: &Node,
+async fn prepare_outgoing<'a>(
+    node: &'a Node,
     link: &Link,
     open: &TransferOpen,
     grant: &Grant,
-) -> Result<(TransferId, Plan, Sending)> {
+) -> Result<Outgoing<'a>> {
     let transfer = transfer_id(link, open)?;
     let ours = node.volumes.snapshots(grant.volume).await?;
     let target = ours.iter().find(|s| s.id == grant.snapshot).ok_or(Error::NoSnapshot(grant.snapshot))?;
     let theirs = plans::have_from_proto(link.peer(), &open.have)?;
     let plan = ds_zfs::plan_send(target, &ours, &theirs);
     let estimate = node.volumes.estimate(&plan).await?;
+    let joined = node.joins.open(transfer, link.peer(), grant.snapshot)?;
     let process = node.volumes.send(&plan).await?;
-    Ok((transfer, plans::to_proto(&plan, estimate), process))
+    Ok(Outgoing { transfer, joined, plan: plans::to_proto(&plan, estimate), process })
 }
