@@ -16,12 +16,13 @@ mod process;
 pub(crate) mod wan;
 
 use anyhow::Result;
+use ds_link::{Transport, Transports};
 
 use self::{
     kit::Kit,
     network::Network,
     payload::Source,
-    peers::{Figures, Ground, Peer},
+    peers::{Figures, Ground, OURS, Peer},
 };
 use crate::{
     Scale,
@@ -45,7 +46,16 @@ pub(crate) fn measure(scale: Scale) -> Result<Report> {
     };
     let ground = Ground { kit: Kit::make()?, source: Source::random()? };
     let (cable, loopback) = (Network::cable(1500)?, Network::loopback()?);
-    let peers = [Peer::Ours, Peer::Ssh, Peer::SocatTls, Peer::Mbuffer, Peer::SocatTcp];
+    let ours = |transport| Peer::Ours(Transports::Only(transport));
+    let peers = [
+        OURS,
+        ours(Transport::Quic),
+        ours(Transport::Tcp),
+        Peer::Ssh,
+        Peer::SocatTls,
+        Peer::Mbuffer,
+        Peer::SocatTcp,
+    ];
     let mut contenders: Vec<_> = [&cable, &loopback]
         .into_iter()
         .flat_map(|network| peers.map(|peer| Contender { peer, network, runs: Vec::new() }))
@@ -93,7 +103,7 @@ impl Contender<'_> {
         };
         let peak = |what, end| {
             let row = row(what, self.peak_mebibytes(end), "MiB", Better::Lower);
-            if self.peer == Peer::Ours { row.goal(MEMORY_GOAL_MEBIBYTES) } else { row }
+            if self.peer == OURS { row.goal(MEMORY_GOAL_MEBIBYTES) } else { row }
         };
         [
             row("throughput", self.throughput(), "MB/s", Better::Higher),
@@ -110,7 +120,7 @@ fn comparisons(contenders: &[Contender<'_>]) -> Vec<Measurement> {
         contenders.iter().find(|c| c.is(peer, network)).expect("every peer runs on every network")
     };
     let throughput = |network, peer, goal| {
-        let (ours, other) = (find(Peer::Ours, network), find(peer, network));
+        let (ours, other) = (find(OURS, network), find(peer, network));
         Measurement::alone(
             format!("{}, against {}", ours.name(), peer.name()),
             ours.throughput(),
@@ -121,7 +131,7 @@ fn comparisons(contenders: &[Contender<'_>]) -> Vec<Measurement> {
         .goal(goal)
         .runs(ours.runs.len())
     };
-    let (ours, ssh) = (find(Peer::Ours, "MTU 1500"), find(Peer::Ssh, "MTU 1500"));
+    let (ours, ssh) = (find(OURS, "MTU 1500"), find(Peer::Ssh, "MTU 1500"));
     vec![
         throughput("MTU 1500", Peer::Ssh, 2.2),
         throughput("MTU 1500", Peer::SocatTls, 1.5),

@@ -24,7 +24,7 @@ use super::{
     network::{End, Network},
     ours::load,
     payload::wide_pipe,
-    process::{Process, Transport, own_program},
+    process::{Process, own_program},
 };
 use crate::report::{Better, Measurement};
 
@@ -70,7 +70,7 @@ pub(crate) fn measure(kit: &Kit, network: &Network) -> Result<Measurement> {
     command.args(["transfer-idle-store", "--port", &port.to_string(), "--identity"]);
     command.arg(kit.receiver_identity());
     let mut store = Process::start("the store", command)?;
-    store.listening(Transport::Udp, port)?;
+    store.listening(port)?;
     let few = link(kit, network, port, FIRST_LINKS)?;
     let before = settled_bytes(&store)?;
     let many = link(kit, network, port, LINKS)?;

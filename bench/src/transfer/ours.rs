@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use ds_domain::ids::NodeId;
-use ds_link::{Endpoint, Identity};
+use ds_link::{Endpoint, Identity, Transports};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -29,6 +29,9 @@ pub(crate) struct Send {
     /// The receiver's id.
     #[arg(long)]
     node: NodeId,
+    /// `auto`, `quic` or `tcp`.
+    #[arg(long)]
+    over: Transports,
     /// The folder of the sender's identity.
     #[arg(long)]
     identity: PathBuf,
@@ -54,10 +57,11 @@ pub(crate) fn receiver(network: &Network, kit: &Kit, port: u16) -> Command {
 }
 
 /// What starts the sender.
-pub(crate) fn sender(network: &Network, kit: &Kit, port: u16) -> Command {
+pub(crate) fn sender(network: &Network, kit: &Kit, port: u16, over: Transports) -> Command {
     let to = SocketAddr::new(network.receiver_address(), port).to_string();
     let mut command = network.command(End::Sender, own_program());
-    command.args(["transfer-send", "--to", &to, "--node", &kit.store().to_string(), "--identity"]);
+    command.args(["transfer-send", "--to", &to, "--node", &kit.store().to_string()]);
+    command.args(["--over", &over.to_string(), "--identity"]);
     command.arg(kit.sender_identity());
     command
 }
@@ -65,7 +69,7 @@ pub(crate) fn sender(network: &Network, kit: &Kit, port: u16) -> Command {
 impl Send {
     /// Returns once the receiver has written everything.
     pub(crate) async fn run(self) -> Result<()> {
-        let endpoint = Endpoint::client(&load(&self.identity)?)?;
+        let endpoint = Endpoint::client(&load(&self.identity)?)?.over(self.over);
         let link = endpoint.connect(self.to, self.node).await?;
         let input = io::stdin().as_fd().try_clone_to_owned()?;
         ds_transfer::send_pipe(&link, input, &CancellationToken::new()).await?;

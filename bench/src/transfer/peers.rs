@@ -5,13 +5,14 @@
 use std::{net::IpAddr, os::fd::OwnedFd, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
+use ds_link::{Transport, Transports};
 
 use super::{
     kit::Kit,
     network::{End, Network},
     ours,
     payload::{Amount, Drained, Sink, Source, wide_pipe},
-    process::{Process, Transport, wait_all},
+    process::{Process, wait_all},
 };
 
 /// Until a run must be over: 3 GiB at 10 MB/s.
@@ -24,8 +25,8 @@ const SOCAT_BUFFER_BYTES: &str = "262144";
 /// A way to move bytes from one end to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
-    /// Ours.
-    Ours,
+    /// Ours, over what these allow.
+    Ours(Transports),
     /// OpenSSH with the cipher that is fastest on machines with AES.
     Ssh,
     /// socat over TLS 1.3 with AES-128-GCM.
@@ -35,6 +36,9 @@ pub(crate) enum Peer {
     /// mbuffer over TCP, in clear text, with the sizes that people use it with.
     Mbuffer,
 }
+
+/// Ours as it comes.
+pub(crate) const OURS: Peer = Peer::Ours(Transports::Auto);
 
 /// What one run found.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +62,9 @@ impl Peer {
     /// Its name in results.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Ours => "ours QUIC",
+            Self::Ours(Transports::Auto) => "ours auto",
+            Self::Ours(Transports::Only(Transport::Quic)) => "ours QUIC",
+            Self::Ours(Transports::Only(Transport::Tcp)) => "ours TCP",
             Self::Ssh => "ssh aes128-gcm",
             Self::SocatTls => "socat TLS 1.3",
             Self::SocatTcp => "socat TCP",
@@ -131,23 +137,16 @@ impl Peer {
         let mut command = self.receiver(&ground.kit, network, port);
         command.stdout(into);
         let mut receiver = Process::start(self.name(), command)?;
-        receiver.listening(self.transport(), port)?;
+        receiver.listening(port)?;
         let mut command = self.sender(&ground.kit, network, port);
         command.stdin(from);
         Ok([Process::start(self.name(), command)?, receiver])
     }
 
-    fn transport(self) -> Transport {
-        match self {
-            Self::Ours => Transport::Udp,
-            _ => Transport::Tcp,
-        }
-    }
-
     fn receiver(self, kit: &Kit, network: &Network, port: u16) -> Command {
         let program = |name| network.command(End::Receiver, name);
         match self {
-            Self::Ours => ours::receiver(network, kit, port),
+            Self::Ours(_) => ours::receiver(network, kit, port),
             Self::Ssh => unreachable!("its receiver is a daemon"),
             Self::SocatTls => {
                 let certificate = kit.receiver_certificate().display().to_string();
@@ -171,7 +170,7 @@ impl Peer {
         let program = |name| network.command(End::Sender, name);
         let address = network.receiver_address();
         match self {
-            Self::Ours => ours::sender(network, kit, port),
+            Self::Ours(transports) => ours::sender(network, kit, port, transports),
             Self::Ssh => unreachable!("its sender has a command to run"),
             Self::SocatTls => {
                 let (ca, name) = (kit.ca_certificate().display().to_string(), kit.receiver_name());
@@ -229,7 +228,7 @@ fn start_ssh(ground: &Ground, network: &Network, from: OwnedFd, sink: &Command) 
     let mut command = network.command(End::Receiver, "/usr/sbin/sshd");
     command.args(["-D", "-e", "-f"]).arg(kit.sshd_settings(port)?);
     let mut daemon = Process::start("sshd", command)?;
-    daemon.listening(Transport::Tcp, port)?;
+    daemon.listening(port)?;
     let mut command = ssh(kit, network.command(End::Sender, "ssh"), network.receiver_address(), port);
     command.arg(sink.get_program()).args(sink.get_args()).stdin(from);
     Ok([Process::start("ssh", command)?, daemon])

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::{
     network::Network,
     payload::wide_pipe,
-    peers::{Ground, Peer},
+    peers::{Ground, OURS},
     process::{now, wait_all},
 };
 use crate::{
@@ -76,7 +76,7 @@ fn transfer(way: Way, ground: &Ground, network: &Network, snapshot: &str, copy: 
     }
     let (arrived, arriving) = wide_pipe()?;
     let receive = receive(copy, arrived)?;
-    let [mut sender, mut receiver] = Peer::Ours.start(ground, network, read, arriving)?;
+    let [mut sender, mut receiver] = OURS.start(ground, network, read, arriving)?;
     let (start, send) = (now(), send(snapshot, write)?);
     wait_all(&mut [&mut sender, &mut receiver], &mut [], PATIENCE)?;
     ended("zfs receive", receive)?;

@@ -26,13 +26,6 @@ const LISTEN_INTERVAL: Duration = Duration::from_millis(2);
 /// Until a program must listen, or have ended after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a port belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
-
 /// A running process; killed with the value, and all that it started with it.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -60,10 +53,10 @@ impl Process {
         Ok(Self { name, child, handle, peak_bytes: 0, end: None })
     }
 
-    /// Waits until it listens on `port` of any address, in whichever network namespace it is.
-    pub(crate) fn listening(&mut self, transport: Transport, port: u16) -> Result<()> {
+    /// Waits until it listens on TCP's `port` of any address, in whichever network namespace it is.
+    pub(crate) fn listening(&mut self, port: u16) -> Result<()> {
         let start = Instant::now();
-        while !listens(self.child.id(), transport, port) {
+        while !listens(self.child.id(), port) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended before it listened: {status}", self.name);
             }
@@ -225,26 +218,18 @@ fn is_own_program(pid: u32) -> bool {
     fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|program| program == own_program())
 }
 
-fn listens(pid: u32, transport: Transport, port: u16) -> bool {
-    let tables = match transport {
-        Transport::Tcp => ["tcp", "tcp6"],
-        Transport::Udp => ["udp", "udp6"],
-    };
-    tables.iter().any(|table| {
+fn listens(pid: u32, port: u16) -> bool {
+    ["tcp", "tcp6"].iter().any(|table| {
         let sockets = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
-        sockets.lines().any(|line| is_listener(line, transport, port))
+        sockets.lines().any(|line| is_listener(line, port))
     })
 }
 
-/// Whether a line of `/proc/net/{tcp,udp}` is a socket that waits for others on `port`.
-fn is_listener(line: &str, transport: Transport, port: u16) -> bool {
-    let waiting = match transport {
-        Transport::Tcp => "0A",
-        Transport::Udp => "07",
-    };
+/// Whether a line of `/proc/net/tcp` is a socket that waits for others on `port`.
+fn is_listener(line: &str, port: u16) -> bool {
     let mut fields = line.split_whitespace().skip(1);
     let local = fields.next().and_then(|address| address.rsplit(':').next());
-    local == Some(&format!("{port:04X}")) && fields.nth(1) == Some(waiting)
+    local == Some(&format!("{port:04X}")) && fields.nth(1) == Some("0A")
 }
 
 #[cfg(test)]
@@ -262,10 +247,10 @@ mod tests {
     #[test]
     fn only_listening_sockets_on_the_port_count() {
         let line = "  0: 0100007F:1DB2 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 1 1";
-        assert!(is_listener(line, Transport::Tcp, 7602));
-        assert!(!is_listener(line, Transport::Tcp, 7603));
-        assert!(!is_listener(&line.replace(" 0A ", " 01 "), Transport::Tcp, 7602));
-        assert!(!is_listener("  sl  local_address rem_address   st", Transport::Tcp, 7602));
+        assert!(is_listener(line, 7602));
+        assert!(!is_listener(line, 7603));
+        assert!(!is_listener(&line.replace(" 0A ", " 01 "), 7602));
+        assert!(!is_listener("  sl  local_address rem_address   st", 7602));
     }
 
     #[test]

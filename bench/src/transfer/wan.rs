@@ -12,7 +12,7 @@ use super::{
     line::Profile,
     network::Congestion,
     payload::Source,
-    peers::{Ground, Peer},
+    peers::{Ground, OURS, Peer},
 };
 use crate::{
     Scale,
@@ -27,7 +27,7 @@ const HEADROOM: f64 = 2.0;
 
 /// Who crosses the line, and how their TCP finds its rate.
 const CONTENDERS: [(Peer, Congestion); 4] = [
-    (Peer::Ours, Congestion::Cubic),
+    (OURS, Congestion::Cubic),
     (Peer::Ssh, Congestion::Cubic),
     (Peer::Mbuffer, Congestion::Cubic),
     (Peer::Mbuffer, Congestion::Bbr),
@@ -63,7 +63,7 @@ pub(crate) fn measure(scale: Scale) -> Result<Report> {
         let rows = CONTENDERS.into_iter().zip(speeds);
         results.extend(rows.map(|((peer, congestion), mut speeds)| {
             let row = distance.row(peer, congestion, quantile(&mut speeds, 0.5), ceiling).runs(rounds);
-            if peer == Peer::Ours { row.goal(distance.goal) } else { row }
+            if peer == OURS { row.goal(distance.goal) } else { row }
         }));
     }
     Ok(Report::new("transfer --wan", results))
@@ -78,7 +78,7 @@ impl Distance {
 
     /// A speed of `megabits` a second beside the line's own.
     fn row(&self, peer: Peer, congestion: Congestion, megabits: f64, ceiling: f64) -> Measurement {
-        let how = if peer == Peer::Ours { String::new() } else { format!(" ({})", congestion.name()) };
+        let how = if peer == OURS { String::new() } else { format!(" ({})", congestion.name()) };
         let name = format!("{}{how}, {}", peer.name(), self.name());
         let line = self.profile.bits_per_second as f64 / 1e6;
         Measurement::alone(name, megabits, "Mbit/s", Better::Higher)

@@ -1,99 +1,153 @@
-//! A UDP socket that links start from and arrive at.
+//! Where links arrive and start from: a port of UDP and of TCP.
 
 use std::{
-    io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    sync::{Arc, Once},
+    fmt,
+    net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    pin::pin,
+    str::FromStr,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use aws_lc_rs::{digest, hmac};
 use ds_domain::ids::NodeId;
 use futures_util::future::select_all;
-use quinn::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
-use quinn_proto::HashedConnectionIdGenerator;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
-use tokio::time::timeout;
+use quinn::{EndpointConfig, VarInt};
+use tokio::{
+    sync::{Mutex, mpsc},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    Error, Identity, Link, Peer, Result,
-    link::{MAX_CHUNK_STREAMS, MAX_CONTROL_STREAMS},
+    Error, Identity, Link, Peer, Result, Transport,
+    quic::{self, QuicLink, Socket},
+    tcp::TcpLink,
     threads::Thread,
     tls,
 };
 
 /// Until a handshake must be over, in either direction.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
-/// Below the time after which home routers forget a UDP flow, and far below [`IDLE_TIMEOUT`].
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Silence after which the other end is gone.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
-/// A chunk of 1 MiB and its header arrive without waiting for credit.
-const STREAM_WINDOW_BYTES: u32 = (1 << 20) + (64 << 10);
-/// Bytes of one link in memory here that nobody has read yet: as much as the window of a transfer.
-const LINK_WINDOW_BYTES: u32 = 64 << 20;
-/// Bytes that a link takes from those who write into it and has not sent for the first time, or not heard of.
-const SEND_WINDOW_BYTES: u64 = 32 << 20;
-/// With less, bursts are lost in the kernel: 0.25 % of all packets on loopback with the usual 208 KiB.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
-/// Jumbo frames where the path has them. Quinn sends up to ten packets in one call, and the kernel takes 64 KiB at most.
-const LARGEST_MTU: u16 = 6_500;
-/// Packets after which the far end acknowledges at the latest. Each acknowledgement costs both ends about as much as a packet;
-/// a gap is acknowledged at once all the same.
-const ACK_THRESHOLD: u32 = 40;
-
+pub(crate) const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// A node that has not answered over QUIC for so long is tried over TCP beside.
+const QUIC_HEAD_START: Duration = Duration::from_secs(1);
 /// Sockets that listen on one port: links are spread over them, so that several cores serve them. More than these wait
 /// for memory, not for cores.
 const MOST_SOCKETS: usize = 8;
+/// Ports that are tried where any will do, until one is free for both UDP and TCP.
+const PORT_TRIES: usize = 16;
+/// TCP connections that nobody has accepted: the kernel keeps further ones.
+const KNOCKS: usize = 16;
+
+/// What an endpoint may use to reach others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Transports {
+    /// QUIC, and TCP where QUIC does not get through or moves less.
+    #[default]
+    Auto,
+    /// Nothing else.
+    Only(Transport),
+}
+
+impl fmt::Display for Transports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Only(Transport::Quic) => "quic",
+            Self::Only(Transport::Tcp) => "tcp",
+        })
+    }
+}
+
+impl FromStr for Transports {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let known = [Self::Auto, Self::Only(Transport::Quic), Self::Only(Transport::Tcp)];
+        let found = known.into_iter().find(|transports| transports.to_string() == name);
+        found.ok_or_else(|| format!("{name:?} is none of auto, quic and tcp"))
+    }
+}
+
+impl Transports {
+    pub(crate) fn allow(self, transport: Transport) -> bool {
+        self == Self::Auto || self == Self::Only(transport)
+    }
+}
 
 /// Makes links with one identity. Cheap to clone; all clones share the same sockets.
 #[derive(Clone)]
 pub struct Endpoint {
     /// All on one port; the first is also the one to connect from.
     sockets: Arc<Vec<Socket>>,
+    listener: Option<Arc<Listener>>,
     dialer: Dialer,
 }
 
-/// A UDP socket with the thread that drives it.
-#[derive(Clone)]
-struct Socket {
-    thread: Thread,
-    quinn: quinn::Endpoint,
+/// Accepts TCP connections on the port that the sockets have for UDP.
+struct Listener {
+    knocks: Mutex<mpsc::Receiver<(std::net::TcpStream, SocketAddr)>>,
+    config: Arc<rustls::ServerConfig>,
+    /// Ends all links that came through it.
+    closing: CancellationToken,
+    _accepting: AbortOnDropHandle<()>,
 }
 
-/// What it takes to connect, from whichever socket.
+/// What it takes to connect.
 #[derive(Clone)]
 pub(crate) struct Dialer {
-    client: quinn::ClientConfig,
+    transports: Transports,
+    quic: quinn::ClientConfig,
     config: EndpointConfig,
+    tls: Arc<rustls::ClientConfig>,
 }
 
 impl Endpoint {
-    /// Listens on `address` and can connect as well.
+    /// Listens on `address`, both UDP and TCP, and can connect as well.
     pub fn bind(address: SocketAddr, identity: &Identity) -> Result<Self> {
-        let transport = Arc::new(transport());
-        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls::server(identity)?));
-        server.transport_config(Arc::clone(&transport));
-        let dialer = Dialer::new(identity, transport)?;
+        let dialer = Dialer::new(identity)?;
+        let tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+        let mut last = None;
+        for _ in 0..tries {
+            match Self::listen(address, identity, dialer.clone()) {
+                Ok(endpoint) => return Ok(endpoint),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.expect("it was tried at least once"))
+    }
+
+    fn listen(address: SocketAddr, identity: &Identity, dialer: Dialer) -> Result<Self> {
         let refused = |source| Error::Bind { address, source };
-        // Sockets that share their port would let a second process in unseen; this one does not share.
+        // UDP sockets that share their port would let a second process in unseen; these share only with each other.
         drop(UdpSocket::bind(address).map_err(refused)?);
+        let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls::quic_server(identity)?));
+        server.transport_config(Arc::new(quic::transport()));
         let wanted = thread::available_parallelism().map_or(1, usize::from).min(MOST_SOCKETS);
         let mut sockets = Vec::with_capacity(wanted);
         let mut shared = address;
         for _ in 0..wanted {
-            let socket = bind_shared(shared).map_err(refused)?;
-            shared = socket.local_addr().map_err(refused)?;
-            sockets.push(Socket::new(&dialer, Some(server.clone()), socket).map_err(refused)?);
+            let socket = Socket::server(&dialer.config, server.clone(), shared).map_err(refused)?;
+            shared = socket.quinn.local_addr().map_err(refused)?;
+            sockets.push(socket);
         }
-        Ok(Self { sockets: Arc::new(sockets), dialer })
+        let listener = TcpListener::bind(shared).map_err(refused)?;
+        let listener = Listener::start(listener, &sockets[0].thread, tls::server(identity)?);
+        let listener = listener.map_err(refused)?;
+        Ok(Self { sockets: Arc::new(sockets), listener: Some(Arc::new(listener)), dialer })
     }
 
     /// Only connects, from any free port.
     pub fn client(identity: &Identity) -> Result<Self> {
-        let dialer = Dialer::new(identity, Arc::new(transport()))?;
-        Ok(Self { sockets: Arc::new(vec![dialer.socket()?]), dialer })
+        let dialer = Dialer::new(identity)?;
+        Ok(Self { sockets: Arc::new(vec![Socket::client(&dialer.config)?]), listener: None, dialer })
+    }
+
+    /// Uses only these to connect, from now on.
+    #[must_use]
+    pub fn over(mut self, transports: Transports) -> Self {
+        self.dialer.transports = transports;
+        self
     }
 
     /// Where it listens.
@@ -107,23 +161,38 @@ impl Endpoint {
     /// The other end's verdict over our own certificate may arrive after this returns: then the link's first use says
     /// [`Error::Refused`].
     pub async fn connect(&self, address: SocketAddr, expected: NodeId) -> Result<Link> {
-        self.dialer.connect(&self.sockets[0], address, expected).await
+        self.dialer.dial_from(Some(&self.sockets[0]), address, expected).await
     }
 
     /// The next node that knocks; `None` once the endpoint is closed. Run [`Arriving::link`] in a task of its own, so
     /// that one slow handshake keeps nobody waiting.
     pub async fn accept(&self) -> Option<Arriving> {
-        let knocks = self.sockets.iter().map(|socket| {
+        let over_quic = self.sockets.iter().map(|socket| {
             Box::pin(async {
-                Some(Arriving { incoming: socket.quinn.accept().await?, thread: socket.thread.clone() })
+                let incoming = socket.quinn.accept().await?;
+                Some(Arriving { thread: socket.thread.clone(), knock: Knock::Quic(incoming.into()) })
             })
         });
-        select_all(knocks).await.0
+        tokio::select! {
+            (arriving, ..) = select_all(over_quic) => arriving,
+            Some(arriving) = self.accept_tcp() => Some(arriving),
+        }
     }
 
-    /// Closes all links, telling the other ends why.
+    async fn accept_tcp(&self) -> Option<Arriving> {
+        let listener = self.listener.as_ref()?;
+        let (socket, address) = listener.knocks.lock().await.recv().await?;
+        // One thread for each connection of TCP would be too many at a busy store; by port they spread evenly enough.
+        let thread = self.sockets[usize::from(address.port()) % self.sockets.len()].thread.clone();
+        Some(Arriving { thread, knock: Knock::Tcp { socket, address, listener: Arc::clone(listener) } })
+    }
+
+    /// Closes all links, telling the other ends why where they are on QUIC.
     pub fn close(&self, reason: &str) {
         self.sockets.iter().for_each(|s| s.quinn.close(VarInt::from_u32(0), reason.as_bytes()));
+        if let Some(listener) = &self.listener {
+            listener.closing.cancel();
+        }
     }
 
     /// Waits until the other ends of closed links were told, at most as long as the network takes to lose them.
@@ -134,159 +203,187 @@ impl Endpoint {
     }
 }
 
+impl Listener {
+    fn start(listener: TcpListener, thread: &Thread, config: rustls::ServerConfig) -> std::io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let (knock, knocks) = mpsc::channel(KNOCKS);
+        let closing = CancellationToken::new();
+        let until = closing.clone();
+        let accepting = thread.spawn_owned(async move {
+            until.run_until_cancelled(accept_all(listener, knock)).await;
+        });
+        Ok(Self { knocks: Mutex::new(knocks), config: Arc::new(config), closing, _accepting: accepting })
+    }
+}
+
+async fn accept_all(listener: TcpListener, knock: mpsc::Sender<(std::net::TcpStream, SocketAddr)>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    while let Ok(place) = knock.reserve().await {
+        match listener.accept().await.and_then(|(socket, address)| Ok((socket.into_std()?, address))) {
+            Ok(arrived) => place.send(arrived),
+            // Of a node that was gone before it was accepted; or descriptors have run out, which passes.
+            Err(error) => {
+                tracing::debug!(%error, "a TCP connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
 impl Dialer {
-    fn new(identity: &Identity, transport: Arc<TransportConfig>) -> Result<Self> {
-        let mut client = quinn::ClientConfig::new(Arc::new(tls::client(identity)?));
-        client.transport_config(transport);
-        Ok(Self { client, config: config(identity) })
+    fn new(identity: &Identity) -> Result<Self> {
+        let mut quic = quinn::ClientConfig::new(Arc::new(tls::quic_client(identity)?));
+        quic.transport_config(Arc::new(quic::transport()));
+        Ok(Self {
+            transports: Transports::default(),
+            quic,
+            config: quic::config(identity),
+            tls: Arc::new(tls::client(identity)?),
+        })
     }
 
-    /// A new socket on any free port.
-    fn socket(&self) -> Result<Socket> {
-        let bind = |address| {
-            let refused = |source| Error::Bind { address, source };
-            let socket = UdpSocket::bind(address).map_err(refused)?;
-            Socket::new(self, None, socket).map_err(refused)
-        };
-        // An IPv6 socket reaches both; machines without IPv6 refuse it.
-        bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)))
-            .or_else(|_| bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0))))
+    pub(crate) fn transports(&self) -> Transports {
+        self.transports
+    }
+
+    pub(crate) fn tls(&self) -> Arc<rustls::ClientConfig> {
+        Arc::clone(&self.tls)
     }
 
     /// A link from a socket, and on a thread, of its own.
-    pub(crate) async fn link(&self, address: SocketAddr, expected: NodeId) -> Result<Link> {
-        self.connect(&self.socket()?, address, expected).await
+    pub(crate) async fn dial(&self, address: SocketAddr, node: NodeId) -> Result<Link> {
+        self.dial_from(None, address, node).await
     }
 
-    async fn connect(&self, socket: &Socket, address: SocketAddr, expected: NodeId) -> Result<Link> {
-        let who = format!("{expected} at {address}");
+    async fn dial_from(&self, from: Option<&Socket>, address: SocketAddr, node: NodeId) -> Result<Link> {
+        match self.transports {
+            Transports::Only(Transport::Quic) => self.over_quic(from, address, node).await,
+            Transports::Only(Transport::Tcp) => self.over_tcp(address, node).await,
+            Transports::Auto => self.over_either(from, address, node).await,
+        }
+    }
+
+    pub(crate) async fn dial_over(
+        &self,
+        transport: Transport,
+        address: SocketAddr,
+        node: NodeId,
+    ) -> Result<Link> {
+        match transport {
+            Transport::Quic => self.over_quic(None, address, node).await,
+            Transport::Tcp => self.over_tcp(address, node).await,
+        }
+    }
+
+    /// QUIC if it answers in time, else what comes first. QUIC is asked first each time, so a network that lets UDP through
+    /// again is noticed.
+    async fn over_either(&self, from: Option<&Socket>, address: SocketAddr, node: NodeId) -> Result<Link> {
+        let mut quic = pin!(self.over_quic(from, address, node));
+        if let Ok(linked) = timeout(QUIC_HEAD_START, &mut quic).await {
+            return linked;
+        }
+        let mut tcp = pin!(self.over_tcp(address, node));
+        tokio::select! {
+            linked = &mut quic => match linked {
+                Ok(link) => Ok(link),
+                Err(error) if error.is_retryable() => tcp.await,
+                Err(refused) => Err(refused),
+            },
+            linked = &mut tcp => match linked {
+                Ok(link) => {
+                    tracing::info!(%node, %address, "no answer over UDP: linked over TCP");
+                    Ok(link)
+                }
+                Err(error) if error.is_retryable() => quic.await,
+                Err(refused) => Err(refused),
+            },
+        }
+    }
+
+    async fn over_quic(&self, from: Option<&Socket>, address: SocketAddr, node: NodeId) -> Result<Link> {
+        let own = if from.is_none() { Some(Socket::client(&self.config)?) } else { None };
+        let socket = from.or(own.as_ref()).expect("there is one or the other");
+        let who = format!("{node} at {address}");
         let connecting = socket
             .quinn
-            .connect_with(self.client.clone(), address, &Peer::dns_name(expected))
+            .connect_with(self.quic.clone(), address, &Peer::dns_name(node))
             .map_err(|e| Error::Unreachable { who: who.clone(), reason: e.to_string() })?;
         let connection = timeout(HANDSHAKE_PATIENCE, connecting)
             .await
             .map_err(|_| Error::TimedOut { who: who.clone() })?
             .map_err(|e| Error::connection(who, &e))?;
-        Link::new(connection, socket.thread.clone(), Some(self.clone()))
+        Ok(QuicLink::new(connection, socket.thread.clone(), Some(self.clone()))?.into())
     }
-}
 
-impl Socket {
-    fn new(dialer: &Dialer, server: Option<quinn::ServerConfig>, socket: UdpSocket) -> io::Result<Self> {
-        enlarge_buffers(&socket);
-        let (thread, quinn) = Thread::with_endpoint(dialer.config.clone(), server, socket)?;
-        Ok(Self { thread, quinn })
+    async fn over_tcp(&self, address: SocketAddr, node: NodeId) -> Result<Link> {
+        Ok(TcpLink::dial(self, address, node).await?.into())
     }
-}
-
-/// A socket whose port others of this process may have too; the kernel gives each connection to one of them.
-fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_reuseport(&socket, true)?;
-    net::bind(&socket, &address)?;
-    Ok(socket.into())
 }
 
 /// A node that knocked and has not shown who it is.
 pub struct Arriving {
-    incoming: quinn::Incoming,
     thread: Thread,
+    knock: Knock,
+}
+
+enum Knock {
+    Quic(Box<quinn::Incoming>),
+    Tcp { socket: std::net::TcpStream, address: SocketAddr, listener: Arc<Listener> },
 }
 
 impl Arriving {
     /// Where it knocks from.
     pub fn address(&self) -> SocketAddr {
-        self.incoming.remote_address()
+        match &self.knock {
+            Knock::Quic(incoming) => incoming.remote_address(),
+            Knock::Tcp { address, .. } => *address,
+        }
     }
 
-    /// Whether it has shown that it can be reached at its address, and has not made that up.
+    /// Whether it has shown that it can be reached at its address, and has not made that up. TCP shows it by itself.
     pub fn is_validated(&self) -> bool {
-        self.incoming.remote_address_validated()
+        match &self.knock {
+            Knock::Quic(incoming) => incoming.remote_address_validated(),
+            Knock::Tcp { .. } => true,
+        }
     }
 
     /// Has it show that it can be reached at its address, which costs a round trip and keeps nothing here: it knocks again,
     /// and then is validated. One that is validated already is turned away.
     pub fn validate(self) {
-        if let Err(validated) = self.incoming.retry() {
+        if let Knock::Quic(incoming) = self.knock
+            && let Err(validated) = incoming.retry()
+        {
             validated.into_incoming().refuse();
         }
     }
 
     /// Turns it away.
     pub fn refuse(self) {
-        self.incoming.refuse();
+        if let Knock::Quic(incoming) = self.knock {
+            incoming.refuse();
+        }
     }
 
     /// Shakes hands. A node without a certificate of our CA is an error.
     pub async fn link(self) -> Result<Link> {
-        let who = self.address();
-        let connecting = self.incoming.accept().map_err(|e| Error::connection(who, &e))?;
-        let connection = timeout(HANDSHAKE_PATIENCE, connecting)
-            .await
-            .map_err(|_| Error::TimedOut { who: who.to_string() })?
-            .map_err(|e| Error::connection(who, &e))?;
-        Link::new(connection, self.thread, None)
-    }
-}
-
-/// With keys that outlive the process, so that a node which was killed and started again recognizes the connection ids of its
-/// last life and answers them with a reset (RFC 9000, section 10.3). The other end then connects anew at once, instead of
-/// after [`IDLE_TIMEOUT`].
-fn config(identity: &Identity) -> EndpointConfig {
-    let derive =
-        |label: &[u8]| digest::digest(&digest::SHA256, &[label, identity.key_pem().as_bytes()].concat());
-    let reset = derive(b"dotstream quic reset\0");
-    let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, reset.as_ref())));
-    let ids = derive(b"dotstream quic connection ids\0");
-    let ids = u64::from_be_bytes(ids.as_ref()[..8].try_into().expect("SHA-256 has 32 bytes"));
-    config.max_udp_payload_size(LARGEST_MTU).expect("more than the least that QUIC allows");
-    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
-    config
-}
-
-fn transport() -> TransportConfig {
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(LARGEST_MTU);
-    let mut acks = AckFrequencyConfig::default();
-    acks.ack_eliciting_threshold(VarInt::from_u32(ACK_THRESHOLD));
-    let mut config = TransportConfig::default();
-    config
-        .ack_frequency_config(Some(acks))
-        .keep_alive_interval(Some(KEEP_ALIVE))
-        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit")))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
-        .receive_window(VarInt::from_u32(LINK_WINDOW_BYTES))
-        .send_window(SEND_WINDOW_BYTES)
-        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_CONTROL_STREAMS))
-        .max_concurrent_uni_streams(VarInt::from_u32(MAX_CHUNK_STREAMS))
-        .datagram_receive_buffer_size(None)
-        // Chunk after chunk, not all at once: the far end puts them in order and should hold few.
-        .send_fairness(false)
-        .mtu_discovery_config(Some(mtu));
-    config
-}
-
-/// The kernel clamps what is asked for without an error, so the size is read back.
-fn enlarge_buffers(socket: &UdpSocket) {
-    static WARNED: Once = Once::new();
-    let set = |size| -> io::Result<usize> {
-        sockopt::set_socket_recv_buffer_size(socket, size)?;
-        sockopt::set_socket_send_buffer_size(socket, size)?;
-        Ok(sockopt::socket_recv_buffer_size(socket)?.min(sockopt::socket_send_buffer_size(socket)?))
-    };
-    let size = set(SOCKET_BUFFER_BYTES).unwrap_or(0);
-    // Linux reports twice the size, for its own bookkeeping.
-    if size < SOCKET_BUFFER_BYTES {
-        WARNED.call_once(|| {
-            tracing::warn!(
-                size_bytes = size / 2,
-                wanted_bytes = SOCKET_BUFFER_BYTES,
-                "UDP socket buffers are small and fast transfers will lose packets; \
-                 set net.core.rmem_max and net.core.wmem_max to {SOCKET_BUFFER_BYTES} or more",
-            );
-        });
+        let Self { thread, knock } = self;
+        match knock {
+            Knock::Quic(incoming) => {
+                let who = incoming.remote_address();
+                let connecting = incoming.accept().map_err(|e| Error::connection(who, &e))?;
+                let connection = timeout(HANDSHAKE_PATIENCE, connecting)
+                    .await
+                    .map_err(|_| Error::TimedOut { who: who.to_string() })?
+                    .map_err(|e| Error::connection(who, &e))?;
+                Ok(QuicLink::new(connection, thread, None)?.into())
+            }
+            Knock::Tcp { socket, address, listener } => {
+                let config = Arc::clone(&listener.config);
+                let place = (address, thread);
+                Ok(TcpLink::accept(socket, place, config, &listener.closing).await?.into())
+            }
+        }
     }
 }
 

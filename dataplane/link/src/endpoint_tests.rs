@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use bytes::Bytes;
 use ds_proto::v1::{Abort, StreamOpen};
 use uuid::Uuid;
@@ -16,130 +18,271 @@ async fn accept(endpoint: &Endpoint) -> Result<Link> {
 }
 
 /// A runner's link to a store and the store's end of it; the endpoints must stay alive with them.
-async fn pair() -> (Link, Link, [Endpoint; 2]) {
+async fn pair(transport: Transport) -> (Link, Link, [Endpoint; 2]) {
     let ca = Ca::create().unwrap();
     let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
-    let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap();
+    let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap().over(Transports::Only(transport));
     let address = store.local_addr().unwrap();
     let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
     (here.unwrap(), there.unwrap(), [runner, store])
 }
 
+/// Both ends agree that the link is a lane.
+async fn agree_on_lane(here: &Link, there: &Link) {
+    let mut opened = here.open(&StreamOpen::default()).await.unwrap();
+    let mut accepted = there.accept().await.unwrap();
+    accepted.recv.recv::<StreamOpen>().await.unwrap();
+    accepted.send.send(&Abort::default()).await.unwrap();
+    there.become_lane(accepted).await.unwrap();
+    opened.recv.recv::<Abort>().await.unwrap();
+    here.become_lane(opened).await.unwrap();
+    assert!(here.is_lane() && there.is_lane());
+}
+
+const BOTH: [Transport; 2] = [Transport::Quic, Transport::Tcp];
+
 #[tokio::test]
 async fn both_ends_know_each_other_and_exchange_messages() {
-    let (runner, store, _endpoints) = pair().await;
-    assert_eq!(runner.peer(), Peer { role: Role::Store, node: NodeId(Uuid::from_u128(1)) });
-    assert_eq!(store.peer(), Peer { role: Role::Runner, node: NodeId(Uuid::from_u128(2)) });
+    for transport in BOTH {
+        let (runner, store, _endpoints) = pair(transport).await;
+        assert_eq!(runner.peer(), Peer { role: Role::Store, node: NodeId(Uuid::from_u128(1)) });
+        assert_eq!(store.peer(), Peer { role: Role::Runner, node: NodeId(Uuid::from_u128(2)) });
+        assert_eq!((runner.transport(), store.transport()), (transport, transport));
 
-    let mut here = runner.open(&StreamOpen::default()).await.unwrap();
-    let mut there = store.accept().await.unwrap();
-    assert_eq!(there.recv.recv().await.unwrap(), Some(StreamOpen::default()));
-    let message = Abort { code: 3, message: "x".repeat(500_000) };
-    here.send.send(&message).await.unwrap();
-    here.send.send_bytes(Bytes::from_static(b"raw")).await.unwrap();
-    here.send.finish().unwrap();
-    assert_eq!(there.recv.recv().await.unwrap(), Some(message));
-    assert_eq!(there.recv.read_chunk().await.unwrap().unwrap(), "raw");
-    assert!(there.recv.read_chunk().await.unwrap().is_none());
-    here.send.delivered().await.unwrap();
+        let mut here = runner.open(&StreamOpen::default()).await.unwrap();
+        let mut there = store.accept().await.unwrap();
+        assert_eq!(there.recv.recv().await.unwrap(), Some(StreamOpen::default()));
+        let message = Abort { code: 3, message: "x".repeat(500_000) };
+        here.send.send(&message).await.unwrap();
+        here.send.send_bytes(Bytes::from_static(b"raw")).await.unwrap();
+        here.send.finish().await.unwrap();
+        assert_eq!(there.recv.recv().await.unwrap(), Some(message));
+        assert_eq!(there.recv.read_chunk().await.unwrap().unwrap(), "raw");
+        assert!(there.recv.read_chunk().await.unwrap().is_none());
+        here.send.delivered().await.unwrap();
+        there.send.send(&Abort::default()).await.unwrap();
+        assert_eq!(here.recv.recv().await.unwrap(), Some(Abort::default()), "half of it is still open");
+    }
 }
 
 #[tokio::test]
 async fn a_sender_that_is_dropped_does_not_look_finished() {
-    let (runner, store, _endpoints) = pair().await;
-    let here = runner.open(&StreamOpen::default()).await.unwrap();
-    let mut there = store.accept().await.unwrap();
-    assert!(there.recv.recv::<StreamOpen>().await.unwrap().is_some());
-    drop(here);
-    assert!(there.recv.recv::<Abort>().await.unwrap_err().is_retryable());
+    for transport in BOTH {
+        let (runner, store, _endpoints) = pair(transport).await;
+        let here = runner.open(&StreamOpen::default()).await.unwrap();
+        let mut there = store.accept().await.unwrap();
+        assert!(there.recv.recv::<StreamOpen>().await.unwrap().is_some());
+        drop(here);
+        assert!(there.recv.recv::<Abort>().await.unwrap_err().is_retryable());
+    }
+}
+
+#[tokio::test]
+async fn each_of_several_streams_is_accepted() {
+    for transport in BOTH {
+        let (runner, store, [_runner, endpoint]) = pair(transport).await;
+        let mut first = runner.open(&StreamOpen::default()).await.unwrap();
+        let mut there = store.accept().await.unwrap();
+        // Over TCP it comes on a connection of its own.
+        let accepted = async {
+            match transport {
+                Transport::Quic => (store.accept().await.unwrap(), None),
+                Transport::Tcp => {
+                    let link = accept(&endpoint).await.unwrap();
+                    (link.accept().await.unwrap(), Some(link))
+                }
+            }
+        };
+        let opening = StreamOpen::default();
+        let (second, (mut there_too, _link)) = tokio::join!(runner.open(&opening), accepted);
+        let mut second = second.unwrap();
+        for (here, there) in [(&mut first, &mut there), (&mut second, &mut there_too)] {
+            there.recv.recv::<StreamOpen>().await.unwrap().unwrap();
+            there.send.send(&Abort::default()).await.unwrap();
+            assert_eq!(here.recv.recv().await.unwrap(), Some(Abort::default()));
+        }
+    }
 }
 
 #[tokio::test]
 async fn chunks_are_sorted_by_transfer_and_strays_refused() {
-    let (runner, store, _endpoints) = pair().await;
-    let (mut ones, mut twos) = (store.chunks([1; 16]), store.chunks([2; 16]));
-    for transfer in [2u8, 9, 1] {
-        let mut chunk = runner.open_chunk().await.unwrap();
-        chunk.write(Bytes::from(vec![transfer; 20])).await.unwrap();
-        chunk.write(Bytes::from(vec![transfer; 100_000])).await.unwrap();
-        let _ = chunk.finish();
-    }
-    for (chunks, transfer) in [(&mut ones, 1), (&mut twos, 2)] {
-        let mut chunk = chunks.next().await.unwrap();
-        let mut read = 0;
-        while let Some(bytes) = chunk.read(10_000).await.unwrap() {
-            assert!(bytes.iter().all(|b| *b == transfer));
-            read += bytes.len();
+    for transport in BOTH {
+        let (runner, store, _endpoints) = pair(transport).await;
+        agree_on_lane(&runner, &store).await;
+        let (mut ones, mut twos) = (store.chunks([1; 16]), store.chunks([2; 16]));
+        for transfer in [2u8, 9, 1] {
+            let payload = Bytes::from(vec![transfer; 100_000]);
+            runner.send_chunk(&[transfer; 24], payload).await.unwrap();
         }
-        assert_eq!(read, 100_000);
+        for (chunks, transfer) in [(&mut twos, 2), (&mut ones, 1)] {
+            let mut chunk = chunks.next().await.unwrap();
+            let (mut rest, mut payload) = ([0; 4], vec![0; 100_000]);
+            chunk.read_header(&mut rest).await.unwrap();
+            chunk.read_payload(&mut payload).await.unwrap();
+            assert!(rest.iter().chain(&payload).all(|b| *b == transfer));
+        }
+        drop(twos);
+        runner.close("enough");
+        assert!(ones.next().await.is_none());
+        assert!(store.chunks([3; 16]).next().await.is_none());
+        let closed = store.closed().await.to_string();
+        assert!(transport == Transport::Tcp || closed.contains("enough"), "{closed}");
     }
-    drop(twos);
-    runner.close("enough");
-    assert!(ones.next().await.is_none());
-    assert!(store.chunks([3; 16]).next().await.is_none());
-    assert!(store.closed().await.to_string().contains("enough"));
+}
+
+#[tokio::test]
+async fn a_chunk_of_another_length_is_an_error_and_one_that_nobody_reads_is_passed_over() {
+    for transport in BOTH {
+        let (runner, store, _endpoints) = pair(transport).await;
+        agree_on_lane(&runner, &store).await;
+        let mut chunks = store.chunks([1; 16]);
+        for length in [40_000, 30_000, 20_000, 10_000] {
+            runner.send_chunk(&[1; 20], Bytes::from(vec![5; length])).await.unwrap();
+        }
+        let mut unread = 4;
+        let mut payload = vec![0; 20_000];
+        while unread > 0 {
+            let mut chunk = chunks.next().await.unwrap();
+            unread -= 1;
+            // QUIC's streams may come in any order.
+            match chunk.read_payload(&mut payload).await {
+                Ok(()) => assert!(payload.iter().all(|b| *b == 5)),
+                Err(error) => assert!(matches!(error, Error::Frame(_)), "{error}"),
+            }
+        }
+        runner.send_chunk(&[1; 20], Bytes::from(vec![6; 20_000])).await.unwrap();
+        chunks.next().await.unwrap().read_payload(&mut payload).await.unwrap();
+        assert!(payload.iter().all(|b| *b == 6));
+    }
 }
 
 #[tokio::test]
 async fn a_peer_that_keeps_sending_strays_is_cut_off() {
-    let (runner, store, _endpoints) = pair().await;
-    let flood = async {
-        loop {
-            let mut chunk = runner.open_chunk().await?;
-            chunk.write(Bytes::from_static(&[7; 20])).await?;
-            chunk.finish()?;
+    for transport in BOTH {
+        let (runner, store, _endpoints) = pair(transport).await;
+        agree_on_lane(&runner, &store).await;
+        while runner.send_chunk(&[7; 20], Bytes::new()).await.is_ok() {
+            tokio::task::yield_now().await;
         }
-        #[expect(unreachable_code, reason = "names the block's type")]
-        Ok::<(), Error>(())
+        let closed = runner.closed().await.to_string();
+        assert!(store.is_closed());
+        assert!(transport == Transport::Tcp || closed.contains("nobody asked for"), "{closed}");
+    }
+}
+
+#[tokio::test]
+async fn chunks_go_both_ways_over_one_lane() {
+    let (runner, store, _endpoints) = pair(Transport::Tcp).await;
+    agree_on_lane(&runner, &store).await;
+    let (mut there, mut here) = (store.chunks([1; 16]), runner.chunks([1; 16]));
+    let payload = Bytes::from(vec![9; 3 << 20]);
+    let (one, two, sent, sent_back) = tokio::join!(
+        async {
+            let mut payload = vec![0; 3 << 20];
+            there.next().await.unwrap().read_payload(&mut payload).await.unwrap();
+            payload
+        },
+        async {
+            let mut payload = vec![0; 3 << 20];
+            here.next().await.unwrap().read_payload(&mut payload).await.unwrap();
+            payload
+        },
+        runner.send_chunk(&[1; 20], payload.clone()),
+        store.send_chunk(&[1; 20], payload.clone()),
+    );
+    sent.and(sent_back).unwrap();
+    assert!(one == payload && two == payload);
+}
+
+#[tokio::test]
+async fn where_udp_is_not_answered_links_are_over_tcp() {
+    let ca = Ca::create().unwrap();
+    let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
+    // A port that has TCP's half only: what comes to its UDP half is read by nobody.
+    let swallowing = UdpSocket::bind(LOOPBACK).unwrap();
+    let front = tokio::net::TcpListener::bind(swallowing.local_addr().unwrap()).await.unwrap();
+    let behind = store.local_addr().unwrap();
+    let forwarding = async {
+        let (mut knock, _) = front.accept().await.unwrap();
+        let mut on = tokio::net::TcpStream::connect(behind).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut knock, &mut on).await;
+        std::future::pending::<()>().await;
     };
-    let _ = flood.await.unwrap_err();
-    assert!(store.is_closed());
-    assert!(runner.closed().await.to_string().contains("nobody asked for"));
+    let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap();
+    let address = swallowing.local_addr().unwrap();
+    let linking = async { tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accept(&store)) };
+    let (here, there) = tokio::select! {
+        linked = linking => linked,
+        () = forwarding => unreachable!("it goes on"),
+    };
+    assert_eq!(here.unwrap().transport(), Transport::Tcp);
+    assert_eq!(there.unwrap().transport(), Transport::Tcp);
 }
 
 #[tokio::test]
 async fn nodes_of_another_hub_and_other_nodes_than_expected_are_refused() {
-    let (ca, other_ca) = (Ca::create().unwrap(), Ca::create().unwrap());
-    let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
-    let address = store.local_addr().unwrap();
+    for transport in BOTH {
+        let (ca, other_ca) = (Ca::create().unwrap(), Ca::create().unwrap());
+        let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
+        let address = store.local_addr().unwrap();
 
-    // A stranger's certificate: we refuse the store's, or it refuses ours.
-    let stranger = Endpoint::client(&identity(&other_ca, Role::Runner, 2)).unwrap();
-    let (here, there) = tokio::join!(stranger.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
-    assert!(matches!(here, Err(Error::Refused { .. })));
-    assert!(matches!(there, Err(Error::Refused { .. })));
+        // A stranger's certificate: we refuse the store's, or it refuses ours.
+        let stranger = Endpoint::client(&identity(&other_ca, Role::Runner, 2)).unwrap();
+        let stranger = stranger.over(Transports::Only(transport));
+        let (here, there) =
+            tokio::join!(stranger.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
+        assert!(matches!(here, Err(Error::Refused { .. })));
+        assert!(matches!(there, Err(Error::Refused { .. })));
 
-    let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap();
-    let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(5))), accept(&store));
-    assert!(matches!(here, Err(Error::Refused { .. })));
-    assert!(there.is_err());
+        let runner = Endpoint::client(&identity(&ca, Role::Runner, 2)).unwrap();
+        let runner = runner.over(Transports::Only(transport));
+        let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(5))), accept(&store));
+        assert!(matches!(here, Err(Error::Refused { .. })));
+        assert!(there.is_err());
+    }
 }
 
 #[tokio::test]
 async fn a_stranger_that_believes_the_store_is_refused_by_it() {
-    let (ca, other_ca) = (Ca::create().unwrap(), Ca::create().unwrap());
-    let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
-    let foreign = identity(&other_ca, Role::Runner, 2);
-    let posing = foreign.believing(ca.certificate_pem());
-    let runner = Endpoint::client(&posing).unwrap();
-    let address = store.local_addr().unwrap();
-    let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
-    assert!(matches!(there, Err(Error::Refused { .. })));
-    let error = match here {
+    for transport in BOTH {
+        let (ca, other_ca) = (Ca::create().unwrap(), Ca::create().unwrap());
+        let store = Endpoint::bind(LOOPBACK, &identity(&ca, Role::Store, 1)).unwrap();
+        let foreign = identity(&other_ca, Role::Runner, 2);
+        let posing = foreign.believing(ca.certificate_pem());
+        let runner = Endpoint::client(&posing).unwrap().over(Transports::Only(transport));
+        let address = store.local_addr().unwrap();
+        let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
+        assert!(matches!(there, Err(Error::Refused { .. })));
+        let error = match here {
+            Err(error) => error,
+            Ok(link) => first_error(&link).await,
+        };
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+    }
+}
+
+async fn first_error(link: &Link) -> Error {
+    match link.open(&StreamOpen::default()).await {
         Err(error) => error,
-        Ok(link) => link.closed().await,
-    };
-    assert!(matches!(error, Error::Refused { .. }), "{error}");
+        Ok(mut control) => control.recv.recv::<Abort>().await.unwrap_err(),
+    }
 }
 
 #[tokio::test]
 async fn a_closed_endpoint_accepts_nobody() {
-    let (runner, store, [_, endpoint]) = pair().await;
-    endpoint.close("stopping");
-    assert!(endpoint.accept().await.is_none());
-    assert!(runner.closed().await.to_string().contains("stopping"));
-    assert!(runner.open(&StreamOpen::default()).await.unwrap_err().is_retryable());
-    assert!(store.is_closed());
+    for transport in BOTH {
+        let (runner, store, [_, endpoint]) = pair(transport).await;
+        let mut here = runner.open(&StreamOpen::default()).await.unwrap();
+        endpoint.close("stopping");
+        assert!(endpoint.accept().await.is_none());
+        if transport == Transport::Quic {
+            assert!(runner.closed().await.to_string().contains("stopping"));
+            assert!(runner.open(&StreamOpen::default()).await.unwrap_err().is_retryable());
+        }
+        let _ = store.accept().await.map(drop);
+        assert!(here.recv.recv::<Abort>().await.unwrap_err().is_retryable());
+        assert!(store.is_closed());
+    }
 }
 
 #[tokio::test]

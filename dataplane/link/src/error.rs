@@ -65,7 +65,7 @@ pub enum Error {
         reason: String,
     },
     /// Nobody answered, or the other end fell silent.
-    #[error("{who} does not answer: check that it runs and that its port is reachable (links use UDP)")]
+    #[error("{who} does not answer: check that it runs and that its port is reachable (over UDP or TCP)")]
     TimedOut {
         /// Node or address.
         who: String,
@@ -75,7 +75,7 @@ pub enum Error {
     Lost {
         /// Node or address.
         who: String,
-        /// In QUIC's words.
+        /// In QUIC's words, or the kernel's.
         reason: String,
     },
     /// The other end closed the link or the stream.
@@ -116,6 +116,25 @@ impl Error {
 
     pub(crate) fn unusable(what: &'static str, reason: impl std::fmt::Display) -> Self {
         Self::Unusable { what, reason: reason.to_string() }
+    }
+
+    /// Of a TCP connection, or of the TLS session on it.
+    pub(crate) fn tcp(who: impl std::fmt::Display, error: &io::Error) -> Self {
+        let (who, reason) = (who.to_string(), error.to_string());
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match (tls, error.kind()) {
+            (Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)), _) => {
+                Self::Refused { who, reason }
+            }
+            (_, io::ErrorKind::TimedOut) => Self::TimedOut { who },
+            (
+                _,
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable,
+            ) => Self::Unreachable { who, reason },
+            _ => Self::Lost { who, reason },
+        }
     }
 
     pub(crate) fn connection(who: impl std::fmt::Display, error: &ConnectionError) -> Self {

@@ -17,6 +17,9 @@ pub enum FrameError {
     /// The stream ended within a message.
     #[error("the stream ended within a message")]
     Cut,
+    /// A chunk does not end where its header says.
+    #[error("a chunk is longer than its header says")]
+    Long,
     /// The bytes are not the expected protobuf message.
     #[error("the message does not decode: {0}")]
     Decode(#[from] prost::DecodeError),

@@ -1,4 +1,4 @@
-//! Sorts incoming chunk streams by the transfer that their heads name.
+//! Sorts incoming chunks by the transfer that their heads name.
 
 use std::{
     collections::HashMap,
@@ -45,26 +45,42 @@ impl Routes {
         let mut heads = JoinSet::new();
         while let Ok(stream) = connection.accept_uni().await {
             while heads.try_join_next().is_some() {}
-            if self.table().strays > MAX_STRAYS {
+            if self.is_abused() {
                 tracing::warn!(%peer, "cut off: it sends chunks that nobody asked for");
                 connection.close(VarInt::from_u32(0), b"you send chunks that nobody asked for");
                 break;
             }
             // A task each, because a lost packet at one stream's head must not hold up the others. Their number is
             // bounded by the streams that the peer may have open.
-            heads.spawn(Arc::clone(&self).deliver(stream, peer));
+            heads.spawn(Arc::clone(&self).deliver_stream(stream, peer));
         }
-        let mut table = self.table();
-        table.over = true;
-        table.open.clear();
+        self.close();
     }
 
-    async fn deliver(self: Arc<Self>, stream: RecvStream, peer: Peer) {
-        let Ok(chunk) = ChunkReader::open(stream, peer).await else { return };
+    async fn deliver_stream(self: Arc<Self>, stream: RecvStream, peer: Peer) {
+        if let Ok(chunk) = ChunkReader::over_quic(stream, peer).await {
+            self.deliver(chunk);
+        }
+    }
+
+    /// Hands a chunk to its transfer, or drops it.
+    pub(crate) fn deliver(&self, chunk: ChunkReader) {
         let route = self.table().open.get(&chunk.transfer()).cloned();
         if route.is_none_or(|route| route.try_send(chunk).is_err()) {
             self.table().strays += 1;
         }
+    }
+
+    /// Whether the peer sends too many chunks that nobody asked for.
+    pub(crate) fn is_abused(&self) -> bool {
+        self.table().strays > MAX_STRAYS
+    }
+
+    /// No more will come.
+    pub(crate) fn close(&self) {
+        let mut table = self.table();
+        table.over = true;
+        table.open.clear();
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -72,7 +88,7 @@ impl Routes {
     }
 }
 
-/// The chunk streams of one transfer, as they arrive. Dropped, the rest of them is refused.
+/// The chunks of one transfer, as they arrive over one link. Dropped, the rest of them is refused.
 #[derive(Debug)]
 pub struct Chunks {
     routes: Arc<Routes>,

@@ -1,4 +1,4 @@
-//! Threads that drive connections: each runs one socket's endpoint, and what is spawned beside it.
+//! Threads that drive connections: each runs one socket's endpoint, or one node's TCP connections, and what is spawned beside.
 //!
 //! A connection's work (packets, encryption, acknowledgements) happens in one task. On a thread of its own it shares its
 //! core's caches with whoever feeds it, and several lanes use several cores.
@@ -12,6 +12,7 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// How long a thread whose user is gone goes on, so that the other ends hear that their connections are closed.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -20,29 +21,38 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Thread {
     handle: Handle,
+    /// What the thread waits for, for a moment, before it ends.
+    last: TaskTracker,
     _user: Arc<oneshot::Sender<()>>,
 }
 
 impl Thread {
-    /// Starts a thread on which the endpoint over `socket` lives.
-    pub(crate) fn with_endpoint(
-        config: quinn::EndpointConfig,
-        server: Option<quinn::ServerConfig>,
-        socket: std::net::UdpSocket,
-    ) -> io::Result<(Self, quinn::Endpoint)> {
+    pub(crate) fn start() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
-        let endpoint = quinn::Endpoint::new(config, server, socket, Arc::new(On(handle.clone())))?;
         let (user, gone) = oneshot::channel::<()>();
-        let idle = endpoint.clone();
+        let last = TaskTracker::new();
+        let ending = last.clone();
         thread::Builder::new().name("ds-lane".into()).spawn(move || {
             runtime.block_on(async {
                 // The sender is never used, only dropped.
                 let _ = gone.await;
-                let _ = timeout(FAREWELL, idle.wait_idle()).await;
+                ending.close();
+                let _ = timeout(FAREWELL, ending.wait()).await;
             });
         })?;
-        Ok((Self { handle, _user: Arc::new(user) }, endpoint))
+        Ok(Self { handle, last, _user: Arc::new(user) })
+    }
+
+    /// The endpoint over `socket`, which lives on it.
+    pub(crate) fn endpoint(
+        &self,
+        config: quinn::EndpointConfig,
+        server: Option<quinn::ServerConfig>,
+        socket: std::net::UdpSocket,
+    ) -> io::Result<quinn::Endpoint> {
+        let runtime = Arc::new(On { handle: self.handle.clone(), last: self.last.clone() });
+        quinn::Endpoint::new(config, server, socket, runtime)
     }
 
     /// Runs `work` on it.
@@ -52,24 +62,36 @@ impl Thread {
     ) -> JoinHandle<T> {
         self.handle.spawn(work)
     }
+
+    /// Runs `work` on it until the answer is dropped.
+    pub(crate) fn spawn_owned<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> AbortOnDropHandle<T> {
+        AbortOnDropHandle::new(self.spawn(work))
+    }
 }
 
 /// Quinn's own adapter to Tokio, bound to one runtime instead of the caller's.
 #[derive(Debug)]
-struct On(Handle);
+struct On {
+    handle: Handle,
+    /// Quinn's tasks end by themselves, once the other ends know that their connections are closed.
+    last: TaskTracker,
+}
 
 impl Runtime for On {
     fn new_timer(&self, at: std::time::Instant) -> Pin<Box<dyn AsyncTimer>> {
-        let _inside = self.0.enter();
+        let _inside = self.handle.enter();
         TokioRuntime.new_timer(at)
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        self.0.spawn(future);
+        self.last.spawn_on(future, &self.handle);
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-        let _inside = self.0.enter();
+        let _inside = self.handle.enter();
         TokioRuntime.wrap_udp_socket(socket)
     }
 }

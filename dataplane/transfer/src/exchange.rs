@@ -2,26 +2,20 @@
 //! and proto words for wire's.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use ds_blockio::BlockIo;
-use ds_link::{Control, Link};
-use ds_proto::v1::{
-    self, StreamOpen, TransferControl, TransferReply, stream_open::Kind, transfer_control::Message,
-    transfer_reply::Reply,
-};
+use ds_link::{Chunks, Control, Link};
+use ds_proto::v1::{self, StreamOpen, TransferControl, stream_open::Kind, transfer_control::Message};
 use ds_wire::TransferId;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Progress, Result,
-    joins::{Join, JoinKind, Joining, accepted},
+    joins::{Join, Joining, Moved, Newcomer, Purpose, accepted},
 };
 
 /// The receiver's window: the bytes that it holds in memory at most, that the sender keeps, and that may be sent again after a
@@ -57,8 +51,8 @@ pub(crate) struct Exchange<'a> {
     pub(crate) estimate: Option<u64>,
     pub(crate) progress: &'a (dyn Fn(Progress) + Send + Sync),
     pub(crate) cancel: &'a CancellationToken,
-    /// Bytes that moved so far, for whoever watches the rate.
-    pub(crate) moved: Arc<AtomicU64>,
+    /// For whoever decides about lanes.
+    pub(crate) moved: Arc<Moved>,
 }
 
 /// Which end of a transfer this is: who comes back after a link was lost, and who waits.
@@ -95,7 +89,7 @@ impl<'a> Exchange<'a> {
     }
 
     pub(crate) fn report(&self, bytes: u64) {
-        self.moved.store(bytes, Ordering::Relaxed);
+        self.moved.arrived.store(bytes, Ordering::Relaxed);
         (self.progress)(Progress { bytes, estimate: self.estimate });
     }
 
@@ -104,7 +98,7 @@ impl<'a> Exchange<'a> {
     }
 
     /// Goes on after `lost`, if that is the loss of the link and the other end comes back in time; the answer is the new link. Else `lost` itself is the error.
-    pub(crate) async fn rejoin(&mut self, lost: Error) -> Result<Join> {
+    pub(crate) async fn rejoin(&mut self, lost: Error) -> Result<Comeback> {
         let may_go_on = match (&lost, self.end) {
             (Error::Link(error), End::Opener) => error.is_lost(),
             // An end that answers and knows nothing of the link has closed it, or is another process: it will not come back.
@@ -122,14 +116,10 @@ impl<'a> Exchange<'a> {
                 End::Acceptor => self.wait_for_other().await,
             }
         };
-        let join = tokio::select! {
-            () = cancel.cancelled() => return Err(Error::Cancelled),
-            joined = timeout(GRACE, coming) => match joined {
-                Ok(Some(join)) => join,
-                Ok(None) | Err(_) => return Err(lost),
-            }
-        };
-        Ok(join)
+        tokio::select! {
+            () = cancel.cancelled() => Err(Error::Cancelled),
+            back = timeout(GRACE, coming) => back.ok().flatten().ok_or(lost),
+        }
     }
 
     /// Makes a joined link the one with the control stream. Its other parts stay with the caller.
@@ -140,10 +130,10 @@ impl<'a> Exchange<'a> {
         self.control = control;
     }
 
-    async fn come_back(&self) -> Option<Join> {
+    async fn come_back(&self) -> Option<Comeback> {
         loop {
             match self.dial_back().await {
-                Ok(join) => return join,
+                Ok(back) => return back,
                 // The other process knows nothing of the transfer: it is another one by now.
                 Err(Error::Aborted { .. } | Error::Protocol { .. }) => return None,
                 Err(error) => tracing::debug!(peer = %self.link.peer(), %error, "cannot come back yet"),
@@ -152,22 +142,24 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    async fn dial_back(&self) -> Result<Option<Join>> {
+    async fn dial_back(&self) -> Result<Option<Comeback>> {
         let Some(link) = self.link.another().await else { return Ok(None) };
         let link = link?;
         let chunks = link.chunks(self.transfer.0);
         let rejoin = v1::TransferRejoin { transfer: self.transfer.0.to_vec() };
         let mut control = link.open(&StreamOpen { kind: Some(Kind::Rejoin(rejoin)) }).await?;
         accepted(&link, &mut control).await?;
-        Ok(Some(Join { kind: JoinKind::Rejoin, link, control, chunks }))
+        Ok(Some((link, control, chunks)))
     }
 
     /// Lanes that come meanwhile are let go of: they are as lost as the link, or are dialled again.
-    async fn wait_for_other(&mut self) -> Option<Join> {
+    async fn wait_for_other(&mut self) -> Option<Comeback> {
         loop {
-            let mut join = self.joining.recv().await?;
-            if join.kind == JoinKind::Rejoin && let_in(&mut join).await.is_ok() {
-                return Some(join);
+            let newcomer = self.joining.recv().await?;
+            if let Newcomer::Waiting { purpose: Purpose::Rejoin, .. } = newcomer
+                && let Ok(Join::Rejoin { link, control, chunks }) = newcomer.let_in().await
+            {
+                return Some((link, control, chunks));
             }
         }
     }
@@ -176,7 +168,7 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn heard(&mut self) -> Heard {
         let peer = self.link.peer();
         let message = tokio::select! {
-            Some(join) = self.joining.recv() => return Heard::Join(join),
+            Some(newcomer) = self.joining.recv() => return Heard::Newcomer(newcomer),
             message = self.control.recv.recv::<TransferControl>() => message,
         };
         Heard::Said(match message {
@@ -194,18 +186,15 @@ impl<'a> Exchange<'a> {
 /// What an exchange waits for.
 pub(crate) enum Heard {
     Said(Result<Message>),
-    Join(Join),
+    Newcomer(Newcomer),
 }
 
-/// Tells a link that joined that it is let in.
-pub(crate) async fn let_in(join: &mut Join) -> Result<()> {
-    let accept = TransferReply { reply: Some(Reply::Accept(v1::TransferAccept::default())) };
-    Ok(join.control.send.send(&accept).await?)
-}
+/// The link over which a transfer goes on, its control stream, and where chunks arrive on it.
+pub(crate) type Comeback = (Link, Control, Chunks);
 
 /// Ends our direction and waits a moment for it to arrive: the caller may close the link right after.
 pub(crate) async fn farewell(control: &mut Control) {
-    if control.send.finish().is_ok() {
+    if control.send.finish().await.is_ok() {
         // Whether the last words arrived changes nothing for us: the other end sees the link close otherwise.
         let _ = timeout(FAREWELL, control.send.delivered()).await;
     }

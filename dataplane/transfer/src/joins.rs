@@ -1,10 +1,11 @@
 //! Links that join a transfer while it runs: further lanes, and the one that comes back after its link was lost.
 //!
 //! At the end that was dialled, [`Joins`] finds the transfer that a new link is for. At the end that opened it, [`grow`]
-//! dials. Both hand the link to the transfer through one queue, and the transfer itself answers on it.
+//! dials. Both hand the link to the transfer through one queue, and the transfer itself lets it in.
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,15 +14,17 @@ use std::{
 };
 
 use ds_domain::ids::{NodeId, SnapshotId};
-use ds_link::{Chunks, Control, Link, Peer};
-use ds_proto::v1::{LaneOpen, StreamOpen, TransferReply, stream_open::Kind, transfer_reply::Reply};
+use ds_link::{Chunks, Control, Link, Peer, Transport};
+use ds_proto::v1::{
+    LaneOpen, StreamOpen, TransferAccept, TransferReply, stream_open::Kind, transfer_reply::Reply,
+};
 use ds_wire::TransferId;
 use tokio::{
     sync::mpsc,
-    time::{Instant, interval, timeout},
+    time::{Instant, sleep, timeout},
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, trial};
 
 /// Lanes of one transfer beside the link that it was opened on.
 pub(crate) const MOST_FURTHER_LANES: usize = 15;
@@ -32,34 +35,66 @@ const QUEUE: usize = 4;
 /// How often it is looked whether one more lane would help.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// A transfer that has moved so much, or goes on for as long as one [`LOOK`], is worth a try with another transport.
+const WORTH_TRYING_BYTES: u64 = 32 << 20;
+
+/// Between looks at how much that is.
+const SOON: Duration = Duration::from_millis(10);
+
 /// A lane stays worth its while if the transfer got faster by this much, in percent.
 const WORTH_PERCENT: u64 = 10;
 
 /// How long the other end may take to take a lane in.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A link for a transfer, with the stream that says so.
+/// A link that is part of a transfer now.
 #[derive(Debug)]
-pub(crate) struct Join {
-    pub(crate) kind: JoinKind,
-    pub(crate) link: Link,
-    pub(crate) control: Control,
-    /// Where the transfer's chunks arrive on it.
-    pub(crate) chunks: Chunks,
+pub(crate) enum Join {
+    /// One more lane.
+    Lane { link: Link, chunks: Chunks },
+    /// Instead of the link that was lost, with the control stream on it.
+    Rejoin { link: Link, chunks: Chunks, control: Control },
 }
 
+/// What a link that was dialled later is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum JoinKind {
-    /// One more lane.
+pub(crate) enum Purpose {
     Lane,
-    /// Instead of the link that was lost.
     Rejoin,
 }
 
-/// Where a transfer takes links in.
-pub(crate) type Joining = mpsc::Receiver<Join>;
+/// A link that comes to a transfer. Chunks of it arrive on the link from now on.
+#[derive(Debug)]
+pub(crate) enum Newcomer {
+    /// At the end that was dialled: it waits for an answer.
+    Waiting { purpose: Purpose, link: Link, chunks: Chunks, control: Control },
+    /// At the end that dialled: the other one has let it in.
+    Lane { link: Link, chunks: Chunks },
+}
 
-pub(crate) fn queue() -> (mpsc::Sender<Join>, Joining) {
+impl Newcomer {
+    /// Tells the other end that it is let in, if it waits for that.
+    pub(crate) async fn let_in(self) -> Result<Join> {
+        let (purpose, link, chunks, mut control) = match self {
+            Self::Lane { link, chunks } => return Ok(Join::Lane { link, chunks }),
+            Self::Waiting { purpose, link, chunks, control } => (purpose, link, chunks, control),
+        };
+        let accept = TransferReply { reply: Some(Reply::Accept(TransferAccept::default())) };
+        control.send.send(&accept).await?;
+        Ok(match purpose {
+            Purpose::Rejoin => Join::Rejoin { link, chunks, control },
+            Purpose::Lane => {
+                link.become_lane(control).await?;
+                Join::Lane { link, chunks }
+            }
+        })
+    }
+}
+
+/// Where a transfer takes links in.
+pub(crate) type Joining = mpsc::Receiver<Newcomer>;
+
+pub(crate) fn queue() -> (mpsc::Sender<Newcomer>, Joining) {
     mpsc::channel(QUEUE)
 }
 
@@ -71,7 +106,7 @@ pub(crate) struct Joins(Mutex<HashMap<TransferId, Entry>>);
 struct Entry {
     peer: NodeId,
     snapshot: SnapshotId,
-    joins: mpsc::Sender<Join>,
+    joins: mpsc::Sender<Newcomer>,
 }
 
 impl Joins {
@@ -94,7 +129,7 @@ impl Joins {
     /// Hands a link over, with its stream. An error comes with the stream, to say it on.
     pub(crate) async fn bring(
         &self,
-        kind: JoinKind,
+        purpose: Purpose,
         transfer: &[u8],
         link: Link,
         control: Control,
@@ -110,8 +145,11 @@ impl Joins {
         };
         // Before the answer, after which chunks may come.
         let chunks = link.chunks(id.0);
-        let brought = transfer.send(Join { kind, link, control, chunks }).await;
-        brought.map_err(|gone| (gone.0.control, Error::protocol(peer, "it joins a transfer that has ended")))
+        match transfer.reserve().await {
+            Ok(place) => place.send(Newcomer::Waiting { purpose, link, chunks, control }),
+            Err(_) => return Err((control, Error::protocol(peer, "it joins a transfer that has ended"))),
+        }
+        Ok(())
     }
 
     /// Says that `peer` begins anew with `snapshot`: an earlier transfer of it that lost its link is not waited for any more. One
@@ -137,40 +175,132 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Dials further lanes one by one, for as long as each makes the transfer faster. Never completes; end it with the transfer.
+/// What a transfer has moved, for whoever decides about its lanes.
+#[derive(Debug, Default)]
+pub(crate) struct Moved {
+    /// Bytes of the stream that have arrived.
+    pub(crate) arrived: AtomicU64,
+    over_quic: AtomicU64,
+    over_tcp: AtomicU64,
+}
+
+impl Moved {
+    /// A lane carried so many bytes.
+    pub(crate) fn carried(&self, transport: Transport, bytes: u64) {
+        self.over(transport).fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes that all lanes over `transport` carried.
+    pub(crate) fn over(&self, transport: Transport) -> &AtomicU64 {
+        match transport {
+            Transport::Quic => &self.over_quic,
+            Transport::Tcp => &self.over_tcp,
+        }
+    }
+}
+
+/// Sees to a transfer's lanes at the end that opened it, over `link`: that there is one, that the other transport is tried, and
+/// then that there are as many as make it faster. Never completes; end it with the transfer.
 pub(crate) async fn grow(
     link: Link,
     transfer: TransferId,
-    moved: Arc<AtomicU64>,
-    to: mpsc::Sender<Join>,
-) -> std::convert::Infallible {
-    let mut looks = interval(LOOK);
-    looks.tick().await;
-    let (mut lanes, mut before) = (0, 0);
-    let mut growth = Growth::default();
-    while lanes < MOST_FURTHER_LANES {
-        let from = Instant::now();
-        looks.tick().await;
-        let now = moved.load(Ordering::Relaxed);
-        let elapsed = u64::try_from(from.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-        let rate = (now - before) / elapsed;
-        before = now;
-        if !growth.wants_another(rate) {
-            continue;
-        }
-        match lane(&link, transfer).await {
-            Ok(join) => match to.send(join).await {
-                Ok(()) => lanes += 1,
-                Err(_) => break,
-            },
-            Err(error) => {
-                // The transfer goes on with the lanes that it has.
-                tracing::debug!(peer = %link.peer(), %error, "no further lane");
-                break;
+    moved: Arc<Moved>,
+    to: mpsc::Sender<Newcomer>,
+) -> Infallible {
+    let alive = Vec::from_iter(link.is_lane().then(|| link.clone()));
+    let mut lanes = Lanes { link, transfer, moved, to, alive };
+    lanes.at_least_one().await;
+    lanes.try_tcp().await;
+    lanes.grow().await
+}
+
+/// The lanes that one end has dialled.
+struct Lanes {
+    link: Link,
+    transfer: TransferId,
+    moved: Arc<Moved>,
+    to: mpsc::Sender<Newcomer>,
+    alive: Vec<Link>,
+}
+
+impl Lanes {
+    /// A link over TCP carries no chunks itself, and lanes can be lost.
+    async fn at_least_one(&mut self) {
+        loop {
+            self.alive.retain(|lane| !lane.is_closed());
+            if !self.alive.is_empty() {
+                return;
+            }
+            if let Err(error) = self.add(None).await {
+                tracing::debug!(peer = %self.link.peer(), %error, "no lane yet");
+                sleep(LOOK).await;
             }
         }
     }
-    std::future::pending().await
+
+    /// Brings a first lane over TCP to a transfer over QUIC that is worth it, and leaves time to find out which moves more.
+    async fn try_tcp(&mut self) {
+        if self.link.transport() == Transport::Tcp || !self.link.could_be_over(Transport::Tcp) {
+            return;
+        }
+        let deadline = Instant::now() + LOOK;
+        while self.moved.arrived.load(Ordering::Relaxed) < WORTH_TRYING_BYTES && Instant::now() < deadline {
+            sleep(SOON).await;
+        }
+        match self.add(Some(Transport::Tcp)).await {
+            Ok(()) => sleep(trial::duration(self.link.round_trip().unwrap_or_default())).await,
+            // A network may let nothing but UDP through.
+            Err(error) => tracing::debug!(peer = %self.link.peer(), %error, "no lane over TCP"),
+        }
+    }
+
+    /// Adds lanes one by one for as long as each makes the transfer faster, and replaces those that are lost.
+    async fn grow(mut self) -> Infallible {
+        let mut growth = Growth::default();
+        let mut before = self.read();
+        loop {
+            let from = Instant::now();
+            sleep(LOOK).await;
+            self.at_least_one().await;
+            let now = self.read();
+            let elapsed = u64::try_from(from.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+            let (arrived, quic, tcp) = (now.0 - before.0, now.1 - before.1, now.2 - before.2);
+            before = now;
+            if self.alive.len() > MOST_FURTHER_LANES || !growth.wants_another(arrived / elapsed) {
+                continue;
+            }
+            let carrying = if tcp > quic { Transport::Tcp } else { Transport::Quic };
+            if let Err(error) = self.add(Some(carrying)).await {
+                // The transfer goes on with the lanes that it has.
+                tracing::debug!(peer = %self.link.peer(), %error, "no further lane");
+            }
+        }
+    }
+
+    /// What has arrived, and what came over QUIC and over TCP.
+    fn read(&self) -> (u64, u64, u64) {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let moved = &self.moved;
+        (of(&moved.arrived), of(moved.over(Transport::Quic)), of(moved.over(Transport::Tcp)))
+    }
+
+    /// A further lane that the other end has taken in; `None` is over what can be had.
+    async fn add(&mut self, transport: Option<Transport>) -> Result<()> {
+        let another = match transport {
+            Some(transport) => self.link.another_over(transport).await,
+            None => self.link.another().await,
+        };
+        let link = another.ok_or_else(|| Error::protocol(self.link.peer(), "it cannot be dialled"))??;
+        let chunks = link.chunks(self.transfer.0);
+        let open = LaneOpen { transfer: self.transfer.0.to_vec() };
+        let mut control = link.open(&StreamOpen { kind: Some(Kind::Lane(open)) }).await?;
+        accepted(&link, &mut control).await?;
+        link.become_lane(control).await?;
+        self.alive.push(link.clone());
+        // Fails only if the transfer has ended, and this ends with it.
+        let _ = self.to.send(Newcomer::Lane { link, chunks }).await;
+        Ok(())
+    }
 }
 
 /// Whether one more lane is worth its while. Pure.
@@ -195,17 +325,6 @@ impl Growth {
         self.misses += 1;
         false
     }
-}
-
-/// A further lane that the other end has taken in.
-async fn lane(link: &Link, transfer: TransferId) -> Result<Join> {
-    let another =
-        link.another().await.ok_or_else(|| Error::protocol(link.peer(), "it cannot be dialled"))??;
-    let chunks = another.chunks(transfer.0);
-    let open = StreamOpen { kind: Some(Kind::Lane(LaneOpen { transfer: transfer.0.to_vec() })) };
-    let mut control = another.open(&open).await?;
-    accepted(&another, &mut control).await?;
-    Ok(Join { kind: JoinKind::Lane, link: another, control, chunks })
 }
 
 /// Waits for the other end's word that it took a joining link in.

@@ -9,6 +9,7 @@
 //! It does not know users, projects, tasks or commits, and asks no database: a ticket is all the permission there is.
 //! Start reading at `client`, then `receiving`, then [`store`].
 
+mod buffers;
 mod client;
 mod clock;
 mod error;
@@ -23,6 +24,7 @@ mod sending;
 pub mod store;
 mod store_client;
 pub mod ticket;
+mod trial;
 
 pub use client::{Progress, pull, push};
 pub use error::{Error, ErrorKind, RequestErrorKind};

@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     client::conclude,
     exchange::{End, Exchange, WINDOW_BYTES},
-    joins::{self, JoinKind, Joins},
+    joins::{self, Joins, Purpose},
     receipt::unsigned,
     receiving, sending,
 };
@@ -94,10 +94,10 @@ async fn serve(
             }
             // What cannot join is dropped, and its sender sees that.
             Kind::Lane(open) => {
-                drop(joins.bring(JoinKind::Lane, &open.transfer, link.clone(), control).await);
+                drop(joins.bring(Purpose::Lane, &open.transfer, link.clone(), control).await);
             }
             Kind::Rejoin(open) => {
-                drop(joins.bring(JoinKind::Rejoin, &open.transfer, link.clone(), control).await);
+                drop(joins.bring(Purpose::Rejoin, &open.transfer, link.clone(), control).await);
             }
             Kind::Store(_) => {}
         }

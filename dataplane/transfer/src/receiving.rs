@@ -1,11 +1,11 @@
-//! The receiving end: chunk streams → [`ds_wire::Receiver`] → blockio → `zfs receive`, which starts only when the stream's
+//! The receiving end: chunks → [`ds_wire::Receiver`] → blockio → `zfs receive`, which starts only when the stream's
 //! beginning was looked at.
 
 use std::{collections::HashMap, future::pending, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use ds_blockio::BlockWriter;
-use ds_link::{ChunkReader, Chunks, Link, Peer};
+use ds_link::{ChunkReader, Chunks, Control, HEAD_BYTES, Link, Peer};
 use ds_proto::v1::{Holding, transfer_control::Message};
 use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
@@ -14,15 +14,12 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     Error, Result,
+    buffers::{Buffer, Buffers},
     exchange::{
-        End, Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto, let_in,
-        stalled,
+        Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto, stalled,
     },
-    joins::{Join, JoinKind},
+    joins::{Join, Newcomer},
 };
-
-/// Bytes taken off a stream at once.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Chunks that may come twice after a lane was lost: as many as can be on their way.
 const MOST_COPIES: u64 = WINDOW_BYTES / CHUNK_BYTES as u64;
@@ -79,6 +76,7 @@ pub(crate) async fn receive_into(
 struct Stream {
     receiver: Receiver,
     digester: Arc<Digester>,
+    buffers: Arc<Buffers>,
     lanes: HashMap<Lane, Link>,
     next_lane: u32,
     /// Chunks whose payload is being read, and the lane that it is read from.
@@ -124,6 +122,7 @@ impl Stream {
         let mut stream = Self {
             receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
             digester: Arc::new(Digester::new(exchange.transfer)),
+            buffers: Arc::default(),
             lanes: HashMap::new(),
             next_lane: 0,
             under_way: HashMap::new(),
@@ -225,18 +224,21 @@ impl Stream {
                 return Err(Error::protocol(peer, "words that a receiver says"));
             }
             Event::Heard(Heard::Said(Err(lost))) => {
-                let join = exchange.rejoin(lost).await?;
-                self.go_on_over(exchange, join).await;
+                let (link, control, chunks) = exchange.rejoin(lost).await?;
+                self.go_on_over(exchange, link, control, chunks).await;
             }
-            Event::Heard(Heard::Join(join)) => self.take_in(exchange, join).await,
+            Event::Heard(Heard::Newcomer(newcomer)) => self.take_in(exchange, newcomer).await,
             Event::Next(lane, chunks, Some(stream)) => {
                 self.events.push(Box::pin(next_chunk(lane, chunks)));
                 self.read_header(lane, stream, peer);
             }
             Event::Next(lane, _, None) => self.lose(lane),
             Event::Header(lane, Ok((stream, header))) => self.admit(lane, stream, header, peer)?,
-            Event::Payload(_, index, Ok(chunk)) => {
+            Event::Payload(lane, index, Ok(chunk)) => {
                 self.under_way.remove(&index);
+                if let Some(link) = self.lanes.get(&lane) {
+                    exchange.moved.carried(link.transport(), chunk.payload().len() as u64);
+                }
                 self.accept(chunk, peer)?;
             }
             Event::Header(lane, Err(error)) | Event::Payload(lane, _, Err(error)) => {
@@ -252,8 +254,8 @@ impl Stream {
     /// Nobody listens to the link any more, so its loss is seen here.
     async fn last_ack(&mut self, exchange: &mut Exchange<'_>, ack: ds_wire::Ack) -> Result<()> {
         if let Err(lost) = exchange.tell(ack_to_proto(ack)).await {
-            let join = exchange.rejoin(lost).await?;
-            self.go_on_over(exchange, join).await;
+            let (link, control, chunks) = exchange.rejoin(lost).await?;
+            self.go_on_over(exchange, link, control, chunks).await;
         }
         Ok(())
     }
@@ -266,26 +268,31 @@ impl Stream {
         }
     }
 
-    async fn take_in(&mut self, exchange: &mut Exchange<'_>, mut join: Join) {
-        // What the dialling end brings itself was let in by the other.
-        if exchange.end == End::Acceptor && let_in(&mut join).await.is_err() {
-            return;
-        }
-        match join.kind {
-            JoinKind::Rejoin => self.go_on_over(exchange, join).await,
-            JoinKind::Lane => self.add_lane(join.link, join.chunks),
+    async fn take_in(&mut self, exchange: &mut Exchange<'_>, newcomer: Newcomer) {
+        match newcomer.let_in().await {
+            Ok(Join::Lane { link, chunks }) => self.add_lane(link, chunks),
+            Ok(Join::Rejoin { link, control, chunks }) => {
+                self.go_on_over(exchange, link, control, chunks).await;
+            }
+            Err(error) => tracing::debug!(%error, "a link that joined was lost at once"),
         }
     }
 
-    async fn go_on_over(&mut self, exchange: &mut Exchange<'_>, join: Join) {
-        exchange.adopt(join.link.clone(), join.control);
+    async fn go_on_over(
+        &mut self,
+        exchange: &mut Exchange<'_>,
+        link: Link,
+        control: Control,
+        chunks: Chunks,
+    ) {
+        exchange.adopt(link.clone(), control);
         let closed: Vec<_> =
             self.lanes.iter().filter(|(_, l)| l.is_closed()).map(|(lane, _)| *lane).collect();
         for lane in closed {
             self.lose(lane);
         }
         self.copies_left = MOST_COPIES;
-        self.add_lane(join.link, join.chunks);
+        self.add_lane(link, chunks);
         let written = ack_from_wire(self.receiver.acknowledged());
         let holding = Holding { written: Some(written), ahead: self.receiver.held().collect() };
         let _ = exchange.tell(Message::Holding(holding)).await;
@@ -307,7 +314,8 @@ impl Stream {
         }
         let Some(link) = self.lanes.get(&lane) else { return Ok(()) };
         self.under_way.insert(index, lane);
-        let reading = link.spawn(read_payload(stream, header, Arc::clone(&self.digester), peer));
+        let buffer = self.buffers.take(header.length as usize);
+        let reading = link.spawn(read_payload(stream, header, buffer, Arc::clone(&self.digester), peer));
         self.events.push(Box::pin(async move {
             Event::Payload(lane, index, reading.await.unwrap_or(Err(Error::Cancelled)))
         }));
@@ -366,36 +374,30 @@ async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
 
 async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<(ChunkReader, ChunkHeader)> {
     let mut bytes = [0; HEADER_BYTES];
-    let head = stream.head();
-    bytes[..head.len()].copy_from_slice(&head);
-    stream.read_exact(&mut bytes[head.len()..]).await.map_err(|e| broken(e, peer))?;
+    let (head, rest) = bytes.split_at_mut(HEAD_BYTES);
+    head.copy_from_slice(&stream.head());
+    stream.read_header(rest).await.map_err(|e| broken(e, peer))?;
     Ok((stream, ChunkHeader::decode(&bytes)?))
 }
 
 async fn read_payload(
     mut stream: ChunkReader,
     header: ChunkHeader,
+    mut buffer: Buffer,
     digester: Arc<Digester>,
     peer: Peer,
 ) -> Result<Chunk> {
-    let length = header.length as usize;
-    let mut payload = BytesMut::new();
-    while let Some(piece) = stream.read(PIECE_BYTES).await.map_err(|e| broken(e, peer))? {
-        if payload.len() + piece.len() > length {
-            return Err(Error::protocol(peer, format!("chunk {} is longer than it says", header.index)));
-        }
-        // Allocated only once the first bytes are here.
-        payload.reserve(length - payload.len());
-        payload.extend_from_slice(&piece);
-    }
-    Ok(Chunk::verify(header, payload.freeze(), &digester)?)
+    stream.read_payload(buffer.as_mut()).await.map_err(|e| broken(e, peer))?;
+    // A lane over TCP goes on while this one is looked at.
+    drop(stream);
+    Ok(Chunk::verify(header, buffer.freeze(), &digester)?)
 }
 
 /// A stream that the sender broke off while the link lives: it is giving up, which the control stream says better; but a
 /// sender that never says so must not go on.
 fn broken(error: ds_link::Error, peer: Peer) -> Error {
     match error {
-        ds_link::Error::Frame(_) => Error::protocol(peer, "a chunk ends within its header"),
+        ds_link::Error::Frame(_) => Error::protocol(peer, "a chunk is not as long as it says"),
         other => other.into(),
     }
 }

@@ -1,11 +1,14 @@
-//! The sending end: `zfs send` → blockio → [`ds_wire::Sender`] → one unidirectional stream per chunk, on whichever lane is
-//! free.
+//! The sending end: `zfs send` → blockio → [`ds_wire::Sender`] → chunk by chunk over whichever lane is free.
 
-use std::{collections::HashMap, os::fd::OwnedFd};
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    time::{self, Duration},
+};
 
 use bytes::Bytes;
 use ds_blockio::BlockReader;
-use ds_link::Link;
+use ds_link::{Control, Link};
 use ds_proto::v1::{Holding, SignedReceipt, transfer_control::Message};
 use ds_wire::{CHUNK_BYTES, Chunk, Fin, Lane, Sender};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -13,8 +16,9 @@ use tokio::time::Instant;
 
 use crate::{
     Error, Result,
-    exchange::{End, Exchange, Heard, PIPE_DEPTH, ack_from_proto, fin_to_proto, let_in, stalled},
-    joins::{Join, JoinKind},
+    exchange::{Exchange, Heard, PIPE_DEPTH, ack_from_proto, fin_to_proto, stalled},
+    joins::{Join, Newcomer},
+    trial::Trial,
 };
 
 /// Chunks that are handed to a lane at once. More would only wait in its buffer.
@@ -77,6 +81,7 @@ struct Sending {
     ended: bool,
     lanes: HashMap<Lane, Busy>,
     next_lane: u32,
+    trial: Trial,
     /// Chunks that are being written, and lanes that will end some time.
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     /// After the link was lost, nothing is sent before the receiver has said what it holds.
@@ -91,7 +96,8 @@ struct Busy {
 }
 
 enum Event {
-    Written(Lane, Result<()>),
+    /// So many bytes of payload, unless it failed.
+    Written(Lane, Result<u64>),
     Ended(Lane),
 }
 
@@ -104,6 +110,7 @@ impl Sending {
             ended: false,
             lanes: HashMap::new(),
             next_lane: 0,
+            trial: Trial::default(),
             events: FuturesUnordered::new(),
             waits_for_holding: false,
             receipt: None,
@@ -116,6 +123,7 @@ impl Sending {
             if !self.piece.is_empty() {
                 self.sender.push(&mut self.piece);
             }
+            self.try_transports(exchange);
             self.fill_lanes();
             if self.is_through(until) {
                 break;
@@ -128,9 +136,9 @@ impl Sending {
                 heard = exchange.heard() => match heard {
                     Heard::Said(Ok(message)) => self.hear(exchange, message)?,
                     Heard::Said(Err(error)) => self.come_back(exchange, error).await?,
-                    Heard::Join(join) => self.take_in(exchange, join).await,
+                    Heard::Newcomer(newcomer) => self.take_in(exchange, newcomer).await,
                 },
-                Some(event) = self.events.next() => self.handle(event)?,
+                Some(event) = self.events.next() => self.handle(exchange, event)?,
                 piece = self.reader.next(), if wants_more => self.take(piece)?,
                 error = stalled(self.moved) => return Err(error),
             }
@@ -145,12 +153,30 @@ impl Sending {
         }
     }
 
-    /// Gives each lane that is free the next chunk.
+    /// Goes on with finding out which transport moves more.
+    fn try_transports(&mut self, exchange: &Exchange<'_>) {
+        let arrived = self.sender.acknowledged().bytes;
+        let Some(decision) = self.trial.step(time::Instant::now(), arrived) else { return };
+        tracing::info!(
+            peer = %exchange.link.peer(),
+            quic_bytes_per_s = decision.quic.round(),
+            tcp_bytes_per_s = decision.tcp.round(),
+            "{} moves more here and carries on",
+            decision.keeps,
+        );
+    }
+
+    /// Gives each lane that is free the next chunk. Those of a transport that is not wanted wait, unless there are no others.
     fn fill_lanes(&mut self) {
         if self.waits_for_holding {
             return;
         }
-        while let Some((lane, busy)) = self.lanes.iter_mut().min_by_key(|(_, busy)| busy.chunks)
+        let trial = &self.trial;
+        let is_wanted = |busy: &Busy| trial.wants(busy.link.transport());
+        let any_wanted = self.lanes.values().any(is_wanted);
+        let carrying = |(_, busy): &(&Lane, &mut Busy)| !any_wanted || is_wanted(busy);
+        while let Some((lane, busy)) =
+            self.lanes.iter_mut().filter(carrying).min_by_key(|(_, busy)| busy.chunks)
             && busy.chunks < CHUNKS_AT_ONCE
             && let Some(chunk) = self.sender.next_chunk(*lane)
         {
@@ -164,7 +190,12 @@ impl Sending {
         }
     }
 
+    /// Takes a link in as a lane, if it is one.
     fn add_lane(&mut self, link: Link) {
+        if !link.is_lane() {
+            return;
+        }
+        self.begin_trial(&link);
         let lane = Lane(self.next_lane);
         self.next_lane += 1;
         self.lanes.insert(lane, Busy { link: link.clone(), chunks: 0 });
@@ -174,26 +205,32 @@ impl Sending {
         }));
     }
 
-    async fn take_in(&mut self, exchange: &mut Exchange<'_>, mut join: Join) {
-        // What the dialling end brings itself was let in by the other.
-        if exchange.end == End::Acceptor && let_in(&mut join).await.is_err() {
-            return;
+    /// Once there is one lane of each kind.
+    fn begin_trial(&mut self, new: &Link) {
+        let other = self.lanes.values().find(|busy| busy.link.transport() != new.transport());
+        if let Some(other) = other {
+            let round_trip = new.round_trip().or(other.link.round_trip()).unwrap_or(Duration::ZERO);
+            self.trial.begin(time::Instant::now(), self.sender.acknowledged().bytes, round_trip);
         }
-        match join.kind {
-            JoinKind::Rejoin => self.go_on_over(exchange, join).await,
-            JoinKind::Lane => self.add_lane(join.link),
+    }
+
+    async fn take_in(&mut self, exchange: &mut Exchange<'_>, newcomer: Newcomer) {
+        match newcomer.let_in().await {
+            Ok(Join::Lane { link, .. }) => self.add_lane(link),
+            Ok(Join::Rejoin { link, control, .. }) => self.go_on_over(exchange, link, control).await,
+            Err(error) => tracing::debug!(%error, "a link that joined was lost at once"),
         }
     }
 
     /// The link with the control stream is gone: waits for another. Its chunks are sent again, less what the receiver holds.
     async fn come_back(&mut self, exchange: &mut Exchange<'_>, lost: Error) -> Result<()> {
-        let join = exchange.rejoin(lost).await?;
-        self.go_on_over(exchange, join).await;
+        let (link, control, _) = exchange.rejoin(lost).await?;
+        self.go_on_over(exchange, link, control).await;
         Ok(())
     }
 
-    async fn go_on_over(&mut self, exchange: &mut Exchange<'_>, join: Join) {
-        exchange.adopt(join.link.clone(), join.control);
+    async fn go_on_over(&mut self, exchange: &mut Exchange<'_>, link: Link, control: Control) {
+        exchange.adopt(link.clone(), control);
         let closed: Vec<_> =
             self.lanes.iter().filter(|(_, l)| l.link.is_closed()).map(|(lane, _)| *lane).collect();
         for lane in closed {
@@ -201,18 +238,19 @@ impl Sending {
         }
         self.waits_for_holding = true;
         self.moved = Instant::now();
-        self.add_lane(join.link);
+        self.add_lane(link);
         if let Some(fin) = self.sender.fin() {
             // If this link is lost as well, listening to it says so.
             let _ = exchange.tell(fin_to_proto(fin)).await;
         }
     }
 
-    fn handle(&mut self, event: Event) -> Result<()> {
+    fn handle(&mut self, exchange: &Exchange<'_>, event: Event) -> Result<()> {
         match event {
-            Event::Written(lane, Ok(())) => {
+            Event::Written(lane, Ok(bytes)) => {
                 if let Some(busy) = self.lanes.get_mut(&lane) {
                     busy.chunks -= 1;
+                    exchange.moved.carried(busy.link.transport(), bytes);
                 }
             }
             Event::Written(lane, Err(error)) => {
@@ -268,9 +306,10 @@ impl Sending {
     }
 }
 
-async fn write(link: Link, chunk: Chunk) -> Result<()> {
-    let mut stream = link.open_chunk().await?;
-    stream.write(Bytes::copy_from_slice(&chunk.header().encode())).await?;
-    stream.write(chunk.into_payload()).await?;
-    Ok(stream.finish()?)
+async fn write(link: Link, chunk: Chunk) -> Result<u64> {
+    let header = chunk.header().encode();
+    let payload = chunk.into_payload();
+    let length = payload.len() as u64;
+    link.send_chunk(&header, payload).await?;
+    Ok(length)
 }

@@ -171,7 +171,7 @@ impl StoreClient {
         let place = self.stream_place().await?;
         self.within(SOON, async {
             let mut answer = self.open_alone(Request::ReadFile(request)).await?;
-            answer.control.send.finish()?;
+            answer.control.send.finish().await?;
             let size_bytes = answer.reply().await?.size_bytes;
             let Answer { control, link } = answer;
             Ok(FileContent { size_bytes, recv: control.recv, left: size_bytes, link, _place: place })
@@ -267,7 +267,7 @@ impl StoreClient {
     /// Asks, and ends our side of the stream.
     async fn ask(&self, request: Request) -> Result<(StoreOk, Answer)> {
         let mut answer = self.open(request).await?;
-        answer.control.send.finish()?;
+        answer.control.send.finish().await?;
         let ok = answer.reply().await?;
         Ok((ok, answer))
     }
@@ -325,7 +325,7 @@ impl StoreClient {
             }
         }
         // Fails only if the store wants no more of it.
-        let _ = send.finish();
+        let _ = send.finish().await;
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{Node, answers, transfers};
-use crate::{Result, exchange::farewell, joins::JoinKind};
+use crate::{Result, exchange::farewell, joins::Purpose};
 
 /// Nodes that shake hands at once, from everywhere and from one address.
 const MAX_HANDSHAKES: usize = 128;
@@ -121,10 +121,10 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
     };
     let served = match (kind, peer.role) {
         (Kind::Lane(open), Role::Runner | Role::Store) => {
-            return join(&node, JoinKind::Lane, &open.transfer, link, control).await;
+            return join(&node, Purpose::Lane, &open.transfer, link, control).await;
         }
         (Kind::Rejoin(open), Role::Runner | Role::Store) => {
-            return join(&node, JoinKind::Rejoin, &open.transfer, link, control).await;
+            return join(&node, Purpose::Rejoin, &open.transfer, link, control).await;
         }
         (Kind::Store(request), Role::Hub) => answers::answer(&node, &mut control, request).await,
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
@@ -144,9 +144,9 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
 }
 
 /// Brings a link to the transfer that it is for, which answers itself.
-async fn join(node: &Node, kind: JoinKind, transfer: &[u8], link: Link, control: Control) {
+async fn join(node: &Node, purpose: Purpose, transfer: &[u8], link: Link, control: Control) {
     let peer = link.peer();
-    if let Err((mut control, error)) = node.joins.bring(kind, transfer, link, control).await {
+    if let Err((mut control, error)) = node.joins.bring(purpose, transfer, link, control).await {
         tracing::info!(%peer, %error, "a link cannot join");
         let refused = TransferReply { reply: Some(transfer_reply::Reply::Abort(error.to_abort())) };
         // An end that is gone need not be told.

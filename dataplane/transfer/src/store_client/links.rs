@@ -80,7 +80,7 @@ impl Target {
         let hello = open_store(Request::Hello(StoreHello { now_ms: own_now_ms(), nodes: Vec::new() }));
         self.within(AT_ONCE, async {
             let mut control = link.open(&hello).await?;
-            control.send.finish()?;
+            control.send.finish().await?;
             Answer { control, link: link.clone() }.reply().await
         })
         .await?;

@@ -218,10 +218,7 @@ impl Hostile {
 
     /// Errors are those of a store that cut us off already.
     async fn send(&self, header: &[u8], payload: &[u8]) {
-        let Ok(mut stream) = self.link.open_chunk().await else { return };
-        let _ = stream.write(Bytes::copy_from_slice(header)).await;
-        let _ = stream.write(Bytes::copy_from_slice(payload)).await;
-        let _ = stream.finish();
+        let _ = self.link.send_chunk(header, Bytes::copy_from_slice(payload)).await;
     }
 
     async fn abort(mut self) -> Abort {

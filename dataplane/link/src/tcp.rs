@@ -1,0 +1,311 @@
+//! Links over TCP with TLS 1.3: for networks that block or throttle UDP, and for paths on which they move more.
+//!
+//! A link is the node at the other end rather than one connection: each control stream has a connection of its own. One
+//! on which both ends agreed so becomes a **lane**: the TLS session's keys are taken over by our own record layer
+//! ([`records`]), and chunks follow each other on it ([`lane`]).
+
+mod lane;
+mod records;
+mod session;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use ds_domain::ids::NodeId;
+use ds_proto::v1::StreamOpen;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub(crate) use self::lane::Arrival;
+use self::session::Session;
+use crate::{
+    Control, Error, Peer, Result,
+    control::unwanted,
+    endpoint::{Dialer, HANDSHAKE_PATIENCE},
+    routes::Routes,
+    threads::Thread,
+};
+
+const READ_BYTES: usize = 16 << 10;
+/// A connection on which nothing was asked for so long may have been given up by the other end.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// A node that is reached over TCP.
+pub(crate) struct TcpLink {
+    pub(crate) peer: Peer,
+    pub(crate) address: SocketAddr,
+    pub(crate) thread: Thread,
+    pub(crate) routes: Arc<Routes>,
+    /// At the end that dialled.
+    dialer: Option<Dialer>,
+    /// No stream has begun on it yet.
+    unused: Mutex<Option<(Connection, Instant)>>,
+    lane: OnceLock<lane::Writing>,
+    /// Ends all that belongs to it. At the end that was dialled, its one connection ends it too.
+    over: CancellationToken,
+}
+
+impl TcpLink {
+    /// Dials `node`.
+    pub(crate) async fn dial(dialer: &Dialer, address: SocketAddr, node: NodeId) -> Result<Self> {
+        let thread = Thread::start().map_err(|source| Error::Bind { address, source })?;
+        let over = CancellationToken::new();
+        let (connection, peer) = connect(dialer, &thread, (address, node), over.child_token()).await?;
+        Ok(Self::new(peer, address, thread, Some(dialer.clone()), connection, over))
+    }
+
+    /// Shakes hands with a node that dialled. It ends with `endpoint`.
+    pub(crate) async fn accept(
+        socket: std::net::TcpStream,
+        (address, thread): (SocketAddr, Thread),
+        config: Arc<rustls::ServerConfig>,
+        endpoint: &CancellationToken,
+    ) -> Result<Self> {
+        let shaking = async move { session::accept(TcpStream::from_std(socket)?, config).await };
+        let (session, peer) = within_patience(&thread, shaking, &address.to_string()).await?;
+        let over = endpoint.child_token();
+        let connection = Connection::new(session, over.clone());
+        Ok(Self::new(peer, address, thread, None, connection, over))
+    }
+
+    fn new(
+        peer: Peer,
+        address: SocketAddr,
+        thread: Thread,
+        dialer: Option<Dialer>,
+        connection: Connection,
+        over: CancellationToken,
+    ) -> Self {
+        let unused = Mutex::new(Some((connection, Instant::now())));
+        Self { peer, address, thread, routes: Arc::default(), dialer, unused, lane: OnceLock::new(), over }
+    }
+
+    pub(crate) fn dialer(&self) -> Option<&Dialer> {
+        self.dialer.as_ref()
+    }
+
+    /// Begins a stream, on a connection of its own.
+    pub(crate) async fn open(&self, first: &StreamOpen) -> Result<Control> {
+        let mut control = Control::over_tcp(self.connection().await?, self.peer);
+        control.send.send(first).await?;
+        Ok(control)
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        if self.over.is_cancelled() {
+            return Err(closed(self.peer));
+        }
+        match (self.take_unused(), &self.dialer) {
+            (Some((connection, since)), _) if since.elapsed() < FRESH => Ok(connection),
+            (_, Some(dialer)) => {
+                let target = (self.address, self.peer.node);
+                Ok(connect(dialer, &self.thread, target, self.over.child_token()).await?.0)
+            }
+            (_, None) => Err(unwanted(self.peer)),
+        }
+    }
+
+    /// The stream that the other end opened; there is one. Then waits for the link's end.
+    pub(crate) async fn accept_stream(&self) -> Result<Control> {
+        if let Some((connection, _)) = self.take_unused() {
+            return Ok(Control::over_tcp(connection, self.peer));
+        }
+        self.over.cancelled().await;
+        Err(closed(self.peer))
+    }
+
+    fn take_unused(&self) -> Option<(Connection, Instant)> {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether chunks go over it.
+    pub(crate) fn is_lane(&self) -> bool {
+        self.lane.get().is_some()
+    }
+
+    /// Makes the connection of `control` a lane: both ends have said on it that only chunks follow.
+    pub(crate) fn become_lane(&self, control: Control) -> Result<()> {
+        let connection = control.into_connection();
+        let connection =
+            connection.ok_or_else(|| Error::unusable("the lane", "more than chunks came on it"))?;
+        let Connection { session, guard, .. } = connection;
+        let (socket, secrets) = session::dissolve(*session)?;
+        let lost = |e: records::RecordError| Error::unusable("the lane", e);
+        let (writing, reader) = lane::split(socket, secrets).map_err(lost)?;
+        if self.lane.set(Arc::clone(&writing)).is_err() {
+            return Err(Error::unusable("the lane", "the link is one already"));
+        }
+        let reading = lane::read(reader, self.peer, Arc::clone(&self.routes), self.over.clone());
+        // It ends with `over`, which ends with the link.
+        drop(self.thread.spawn(async move {
+            reading.await;
+            // The other half of the socket.
+            *writing.lock().await = None;
+            drop(guard);
+        }));
+        Ok(())
+    }
+
+    /// Sends a chunk over the lane, behind those that are on their way.
+    pub(crate) async fn send_chunk(&self, header: &[u8], payload: &Bytes) -> Result<()> {
+        let lane =
+            self.lane.get().ok_or_else(|| Error::unusable("the link", "no lane was agreed on over TCP"))?;
+        let sending = async {
+            match &mut *lane.lock().await {
+                Some(writer) => writer.send(header, payload).await,
+                None => Err(io::ErrorKind::NotConnected.into()),
+            }
+        };
+        let sent = tokio::select! {
+            biased;
+            () = self.over.cancelled() => return Err(closed(self.peer)),
+            sent = sending => sent,
+        };
+        sent.map_err(|error| {
+            self.over.cancel();
+            lost(self.peer, &error)
+        })
+    }
+
+    pub(crate) async fn closed(&self) -> Error {
+        self.over.cancelled().await;
+        closed(self.peer)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.over.is_cancelled()
+    }
+
+    pub(crate) fn close(&self) {
+        self.over.cancel();
+    }
+}
+
+impl Drop for TcpLink {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+async fn connect(
+    dialer: &Dialer,
+    thread: &Thread,
+    (address, node): (SocketAddr, NodeId),
+    over: CancellationToken,
+) -> Result<(Connection, Peer)> {
+    let (name, config) = (Peer::dns_name(node), dialer.tls());
+    let shaking = async move { session::connect(address, &name, config).await };
+    let (session, peer) = within_patience(thread, shaking, &format!("{node} at {address}")).await?;
+    Ok((Connection::new(session, over), peer))
+}
+
+/// On the link's thread, which from then on has the socket.
+async fn within_patience(
+    thread: &Thread,
+    shaking: impl Future<Output = io::Result<(Session, Peer)>> + Send + 'static,
+    who: &str,
+) -> Result<(Session, Peer)> {
+    let shaking = thread.spawn_owned(timeout(HANDSHAKE_PATIENCE, shaking));
+    match shaking.await {
+        Ok(Ok(shaken)) => shaken.map_err(|e| Error::tcp(who, &e)),
+        Ok(Err(_)) => Err(Error::TimedOut { who: who.to_owned() }),
+        Err(_) => Err(Error::Lost { who: who.to_owned(), reason: "its thread has ended".into() }),
+    }
+}
+
+/// A TLS session that nobody has split. When it, or the last of its halves, is dropped, `over` is cancelled.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    session: Box<Session>,
+    over: CancellationToken,
+    guard: Arc<DropGuard>,
+}
+
+impl Connection {
+    fn new(session: Session, over: CancellationToken) -> Self {
+        let guard = Arc::new(over.clone().drop_guard());
+        Self { session: Box::new(session), over, guard }
+    }
+
+    pub(crate) fn split(self) -> (Outgoing, Incoming) {
+        let Self { session, over, guard } = self;
+        let (reading, writing) = tokio::io::split(*session);
+        let outgoing = Outgoing { half: writing, over: over.clone(), guard: Arc::clone(&guard) };
+        (outgoing, Incoming { half: reading, over, _guard: guard })
+    }
+
+    /// The two that came of one [`Connection::split`].
+    pub(crate) fn join(outgoing: Outgoing, incoming: Incoming) -> Self {
+        let session = Box::new(incoming.half.unsplit(outgoing.half));
+        Self { session, over: outgoing.over, guard: outgoing.guard }
+    }
+}
+
+/// The writing half of a connection.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    half: WriteHalf<Session>,
+    over: CancellationToken,
+    guard: Arc<DropGuard>,
+}
+
+impl Outgoing {
+    pub(crate) async fn write(&mut self, bytes: &[u8], peer: Peer) -> Result<()> {
+        let writing = async {
+            self.half.write_all(bytes).await?;
+            self.half.flush().await
+        };
+        tokio::select! {
+            biased;
+            () = self.over.cancelled() => Err(closed(peer)),
+            written = writing => written.map_err(|e| lost(peer, &e)),
+        }
+    }
+
+    pub(crate) async fn finish(&mut self, peer: Peer) -> Result<()> {
+        self.half.shutdown().await.map_err(|e| lost(peer, &e))
+    }
+
+    pub(crate) fn reset(&self) {
+        self.over.cancel();
+    }
+}
+
+/// The reading half of a connection.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    half: ReadHalf<Session>,
+    over: CancellationToken,
+    _guard: Arc<DropGuard>,
+}
+
+impl Incoming {
+    /// `None` at the end that the other end has said.
+    pub(crate) async fn read(&mut self, peer: Peer) -> Result<Option<Bytes>> {
+        let mut bytes = BytesMut::with_capacity(READ_BYTES);
+        let read = tokio::select! {
+            biased;
+            () = self.over.cancelled() => return Err(closed(peer)),
+            read = self.half.read_buf(&mut bytes) => read.map_err(|e| lost(peer, &e))?,
+        };
+        Ok((read > 0).then(|| bytes.freeze()))
+    }
+}
+
+/// The link was closed here, or its connection has ended.
+fn closed(peer: Peer) -> Error {
+    Error::Lost { who: peer.to_string(), reason: "its connection has ended".into() }
+}
+
+fn lost(peer: Peer, error: &io::Error) -> Error {
+    Error::tcp(peer, error)
+}

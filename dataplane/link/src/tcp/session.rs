@@ -1,0 +1,152 @@
+//! A TLS session over a TCP socket: rustls's, from the handshake on, until its keys are taken over by a lane.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use rustix::net::sockopt;
+use rustls::{ClientConfig, ExtractedSecrets, ServerConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+
+use crate::{Error, Peer, Result, quic::IDLE_TIMEOUT};
+
+/// Silence after which the kernel asks whether the other end is there, and between its questions.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_PROBES: u32 = 2;
+/// Does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default stays.
+const CONGESTION_CONTROL: &str = "bbr";
+
+/// A session.
+pub(super) type Session = TlsStream<RecordByRecord>;
+
+/// Shakes hands with the node that dialled.
+pub(super) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<(Session, Peer)> {
+    configure(&socket)?;
+    let session = TlsAcceptor::from(config).accept(RecordByRecord::new(socket)).await?;
+    with_peer(session.into())
+}
+
+/// Dials the node of that DNS name.
+pub(super) async fn connect(
+    address: SocketAddr,
+    name: &str,
+    config: Arc<ClientConfig>,
+) -> io::Result<(Session, Peer)> {
+    let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let socket = TcpStream::connect(address).await?;
+    configure(&socket)?;
+    let session = TlsConnector::from(config).connect(name, RecordByRecord::new(socket)).await?;
+    with_peer(session.into())
+}
+
+fn with_peer(session: Session) -> io::Result<(Session, Peer)> {
+    let (_, state) = session.get_ref();
+    let certificate = state.peer_certificates().and_then(|chain| chain.first());
+    let certificate = certificate.ok_or_else(|| io::Error::other("the other end is nameless"))?;
+    let peer = Peer::from_certificate(certificate).map_err(io::Error::other)?;
+    Ok((session, peer))
+}
+
+/// The socket beneath, and the keys. Only where both ends have agreed that what follows is no longer the session's.
+pub(super) fn dissolve(session: Session) -> Result<(TcpStream, ExtractedSecrets)> {
+    let (stream, secrets) = match session {
+        TlsStream::Client(session) => {
+            let (stream, session) = session.into_inner();
+            (stream, session.dangerous_extract_secrets())
+        }
+        TlsStream::Server(session) => {
+            let (stream, session) = session.into_inner();
+            (stream, session.dangerous_extract_secrets())
+        }
+    };
+    Ok((stream.socket, secrets.map_err(|e| Error::unusable("the TLS session", e))?))
+}
+
+fn configure(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE)?;
+    sockopt::set_tcp_keepcnt(socket, KEEP_ALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(socket, u32::try_from(IDLE_TIMEOUT.as_millis()).expect("15 s fit"))?;
+    // A preference: its refusal changes nothing but the speed on lossy paths.
+    let _ = sockopt::set_tcp_congestion(socket, CONGESTION_CONTROL);
+    Ok(())
+}
+
+/// A socket of which no read crosses the end of a TLS record. So whoever reads records through it never holds a byte
+/// of the next one, and another can go on at the socket.
+#[derive(Debug)]
+pub(super) struct RecordByRecord {
+    socket: TcpStream,
+    header: [u8; HEADER_BYTES],
+    /// Of the header.
+    seen: usize,
+    /// Of the record's body.
+    left: usize,
+}
+
+const HEADER_BYTES: usize = 5;
+
+impl RecordByRecord {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, header: [0; HEADER_BYTES], seen: 0, left: 0 }
+    }
+
+    fn passed(&mut self, bytes: &[u8]) {
+        if self.left > 0 {
+            self.left -= bytes.len();
+            return;
+        }
+        self.header[self.seen..self.seen + bytes.len()].copy_from_slice(bytes);
+        self.seen += bytes.len();
+        if self.seen == HEADER_BYTES {
+            self.seen = 0;
+            self.left = usize::from(u16::from_be_bytes([self.header[3], self.header[4]]));
+        }
+    }
+}
+
+impl AsyncRead for RecordByRecord {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let most = if self.left > 0 { self.left } else { HEADER_BYTES - self.seen };
+        let most = most.min(buffer.remaining());
+        let mut piece = ReadBuf::new(buffer.initialize_unfilled_to(most));
+        ready!(Pin::new(&mut self.socket).poll_read(context, &mut piece))?;
+        self.passed(piece.filled());
+        let length = piece.filled().len();
+        buffer.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for RecordByRecord {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(context)
+    }
+}
