@@ -42,6 +42,9 @@ enum Bench {
         /// Over emulated long lines that lose packets.
         #[arg(long)]
         wan: bool,
+        /// One part of it instead of all.
+        #[arg(long, value_enum, conflicts_with = "wan")]
+        part: Option<transfer::Part>,
     },
     /// The sending end of `transfer`.
     #[command(hide = true)]
@@ -73,8 +76,8 @@ fn main() -> Result<()> {
     let report = match arguments.bench {
         Bench::Control => with_program(control::measure(scale))?,
         Bench::Commit => with_program(commit::measure(scale))?,
-        Bench::Transfer { wan: false } => transfer::measure(scale)?,
-        Bench::Transfer { wan: true } => transfer::wan::measure(scale)?,
+        Bench::Transfer { wan: false, part } => transfer::measure(scale, part)?,
+        Bench::Transfer { wan: true, .. } => transfer::wan::measure(scale)?,
         Bench::TransferSend(send) => return Runtime::new()?.block_on(send.run()),
         Bench::TransferReceive(receive) => return Runtime::new()?.block_on(receive.run()),
         Bench::TransferIdleStore(store) => return Runtime::new()?.block_on(store.run()),

@@ -39,13 +39,40 @@ struct Contender<'a> {
     runs: Vec<Figures>,
 }
 
-pub(crate) fn measure(scale: Scale) -> Result<Report> {
-    let (bytes, rounds) = match scale {
-        Scale::Full => (2 << 30, 5),
-        Scale::Quick => (256 << 20, 2),
-    };
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// From pipe to pipe, beside all peers.
+    Pipes,
+    /// From pool to pool.
+    Pools,
+    /// What links cost that carry nothing.
+    Idle,
+}
+
+pub(crate) fn measure(scale: Scale, only: Option<Part>) -> Result<Report> {
     let ground = Ground { kit: Kit::make()?, source: Source::random()? };
-    let (cable, loopback) = (Network::cable(1500)?, Network::loopback()?);
+    let loopback = Network::loopback()?;
+    let wanted = |part| only.is_none_or(|only| only == part);
+    let mut results = Vec::new();
+    if wanted(Part::Pipes) {
+        results.extend(pipes(&ground, &loopback, scale)?);
+    }
+    if wanted(Part::Pools) {
+        results.push(pools::measure(&ground, &loopback, scale)?);
+    }
+    if wanted(Part::Idle) {
+        results.push(idle::measure(&ground.kit, &loopback)?);
+    }
+    Ok(Report::new("transfer", results))
+}
+
+fn pipes(ground: &Ground, loopback: &Network, scale: Scale) -> Result<Vec<Measurement>> {
+    let (bytes, rounds) = match scale {
+        Scale::Full => (4 << 30, 5),
+        Scale::Quick => (512 << 20, 2),
+    };
+    let cable = Network::cable(1500)?;
     let ours = |transport| Peer::Ours(Transports::Only(transport));
     let peers = [
         OURS,
@@ -56,20 +83,18 @@ pub(crate) fn measure(scale: Scale) -> Result<Report> {
         Peer::Mbuffer,
         Peer::SocatTcp,
     ];
-    let mut contenders: Vec<_> = [&cable, &loopback]
+    let mut contenders: Vec<_> = [&cable, loopback]
         .into_iter()
         .flat_map(|network| peers.map(|peer| Contender { peer, network, runs: Vec::new() }))
         .collect();
     for _ in 0..rounds {
         for contender in &mut contenders {
-            contender.runs.push(contender.peer.run(&ground, contender.network, bytes)?);
+            contender.runs.push(contender.peer.run(ground, contender.network, bytes)?);
         }
     }
     let mut results: Vec<_> = contenders.iter().flat_map(Contender::rows).collect();
     results.extend(comparisons(&contenders));
-    results.push(pools::measure(&ground, &loopback, scale)?);
-    results.push(idle::measure(&ground.kit, &loopback)?);
-    Ok(Report::new("transfer", results))
+    Ok(results)
 }
 
 impl Contender<'_> {
