@@ -16,7 +16,7 @@
 //! call over threads; expect no gain before files and registered buffers use it. Where a container's seccomp profile or
 //! the kernel refuses `io_uring`, [`BlockIo::detect`] takes threads, and says so once.
 //!
-//! What this crate does not know: what the bytes mean, who is at the other end, how large a pipe is.
+//! What this crate does not know: what the bytes mean, who is at the other end.
 //!
 //! Start reading at [`BlockIo`], then `threads.rs`, which is the simpler of the two.
 
@@ -33,10 +33,16 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::{
+    fs::{OFlags, fcntl_getfl, fcntl_setfl},
+    pipe::fcntl_setpipe_size,
+};
 
 pub use reader::BlockReader;
 pub use writer::BlockWriter;
+
+/// What `fs.pipe-max-size` allows everyone unless it was changed.
+const PIPE_BYTES: usize = 1 << 20;
 
 /// How this process moves bytes between descriptors and buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +82,7 @@ impl BlockIo {
         require("buffer_bytes", buffer_bytes)?;
         require("depth", depth)?;
         set_nonblocking(&fd)?;
+        widen(&fd);
         BlockReader::spawn(*self, fd, buffer_bytes, depth)
     }
 
@@ -83,6 +90,7 @@ impl BlockIo {
     pub fn writer(&self, fd: OwnedFd, depth: usize) -> io::Result<BlockWriter> {
         require("depth", depth)?;
         set_nonblocking(&fd)?;
+        widen(&fd);
         BlockWriter::spawn(*self, fd, depth)
     }
 }
@@ -95,6 +103,12 @@ fn require(what: &str, value: usize) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// A pipe holds as much as a program may ask for, where it can: less waking of the two ends for each other.
+fn widen(fd: impl AsFd) {
+    // Refused for what is no pipe, and where the user's pipes have taken all the memory that they may.
+    let _ = fcntl_setpipe_size(fd, PIPE_BYTES);
 }
 
 fn set_nonblocking(fd: impl AsFd) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::net::sockopt;
@@ -22,8 +22,11 @@ use crate::{Error, Peer, Result, quic::IDLE_TIMEOUT};
 /// Silence after which the kernel asks whether the other end is there, and between its questions.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_PROBES: u32 = 2;
-/// Does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default stays.
-const CONGESTION_CONTROL: &str = "bbr";
+/// On long paths: does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default
+/// stays.
+const FAR: &str = "bbr";
+/// From which round trip on a path is long.
+const FAR_ROUND_TRIP: Duration = Duration::from_millis(5);
 
 /// A session.
 pub(super) type Session = TlsStream<RecordByRecord>;
@@ -31,7 +34,10 @@ pub(super) type Session = TlsStream<RecordByRecord>;
 /// Shakes hands with the node that dialled.
 pub(super) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<(Session, Peer)> {
     configure(&socket)?;
+    let start = Instant::now();
     let session = TlsAcceptor::from(config).accept(RecordByRecord::new(socket)).await?;
+    // The other end's certificate came a round trip after ours was sent.
+    choose_congestion_control(&session.get_ref().0.socket, start.elapsed());
     with_peer(session.into())
 }
 
@@ -42,7 +48,9 @@ pub(super) async fn connect(
     config: Arc<ClientConfig>,
 ) -> io::Result<(Session, Peer)> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+    let start = Instant::now();
     let socket = TcpStream::connect(address).await?;
+    choose_congestion_control(&socket, start.elapsed());
     configure(&socket)?;
     let session = TlsConnector::from(config).connect(name, RecordByRecord::new(socket)).await?;
     with_peer(session.into())
@@ -78,9 +86,14 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE)?;
     sockopt::set_tcp_keepcnt(socket, KEEP_ALIVE_PROBES)?;
     sockopt::set_tcp_user_timeout(socket, u32::try_from(IDLE_TIMEOUT.as_millis()).expect("15 s fit"))?;
-    // A preference: its refusal changes nothing but the speed on lossy paths.
-    let _ = sockopt::set_tcp_congestion(socket, CONGESTION_CONTROL);
     Ok(())
+}
+
+fn choose_congestion_control(socket: &TcpStream, round_trip: Duration) {
+    if round_trip >= FAR_ROUND_TRIP {
+        // A preference: its refusal changes nothing but the speed.
+        let _ = sockopt::set_tcp_congestion(socket, FAR);
+    }
 }
 
 /// A socket of which no read crosses the end of a TLS record. So whoever reads records through it never holds a byte
