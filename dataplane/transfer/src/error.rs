@@ -171,6 +171,15 @@ impl Error {
         }
     }
 
+    /// Whether it says nothing against the bytes that had arrived until then: another attempt can go on behind them.
+    pub(crate) fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::Link(_) | Self::Stalled(_) | Self::Cancelled => true,
+            Self::Aborted { code, .. } => !matches!(code, AbortCode::Corrupt),
+            _ => false,
+        }
+    }
+
     /// What the other end is told.
     pub(crate) fn to_abort(&self) -> Abort {
         let code = match self.kind() {
@@ -230,7 +239,7 @@ fn of_volumes(error: &ds_zfs::Error) -> ErrorKind {
         Zfs::NoSpace(_) => ErrorKind::Full,
         // Another transfer was faster: the next attempt finds it here.
         Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
-        Zfs::WrongBase(_) | Zfs::OtherMode { .. } => ErrorKind::NoBase,
+        Zfs::WrongBase(_) | Zfs::OtherMode { .. } | Zfs::StaleToken { .. } => ErrorKind::NoBase,
         Zfs::DamagedStream(_) | Zfs::Broken(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => {
             ErrorKind::Corrupt
         }

@@ -16,6 +16,7 @@ mod error;
 mod exchange;
 mod joins;
 mod metrics;
+mod outset;
 mod pipe;
 mod plans;
 pub mod receipt;

@@ -30,8 +30,8 @@ pub(crate) struct Received {
     pub(crate) guid: SnapshotGuid,
 }
 
-/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool;
-/// telling the other end is up to the caller.
+/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool, except what
+/// the next attempt goes on with; telling the other end is up to the caller.
 pub(crate) async fn receive(
     exchange: &mut Exchange<'_>,
     chunks: Chunks,
@@ -55,7 +55,10 @@ pub(crate) async fn receive(
             Err(process.finish(&records).await.map_or_else(Into::into, |_| Error::Pipe(error)))
         }
         Err(error) => {
-            if let Err(error) = process.abort().await {
+            // What is whole so far need not be sent again, where ZFS can go on with it.
+            let ended =
+                if error.is_of_the_way() { process.suspend().await.map(drop) } else { process.abort().await };
+            if let Err(error) = ended {
                 tracing::warn!(%error, "a half-received snapshot may remain until the next start");
             }
             Err(error)

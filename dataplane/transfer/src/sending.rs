@@ -301,6 +301,7 @@ impl Sending {
             }
             Message::Receipt(_) => Err(Error::protocol(peer, "a receipt for what it has not acknowledged")),
             Message::Fin(_) => Err(Error::protocol(peer, "it ends a stream that it receives")),
+            Message::Plan(_) => Err(Error::protocol(peer, "it plans a stream that it receives")),
             Message::Abort(abort) => Err(Error::aborted(peer, abort)),
         }
     }

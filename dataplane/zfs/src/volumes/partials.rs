@@ -2,7 +2,7 @@
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use super::{Volumes, ignore_missing};
+use super::{Volumes, ignore_missing, streams::continued};
 use crate::{
     Error, Intake, Result, ResumeToken, SendPlan, Sending, command, drr::Start, names::Place, stream,
 };
@@ -55,6 +55,11 @@ impl Volumes {
         Ok(collected)
     }
 
+    /// What a token of another machine says; `None` where it is none, or where this ZFS knows no tokens.
+    pub async fn read_token(&self, token: &str) -> Result<Option<ResumeToken>> {
+        if self.features().resume { decode(token).await } else { Ok(None) }
+    }
+
     /// Starts sending what is still missing at the end that gave this token. Fails with [`Error::StaleToken`] where the token is
     /// none or belongs to another stream than the planned one: that end is then to discard it and start over.
     pub async fn send_resumed(&self, plan: &SendPlan, token: &str) -> Result<Sending> {
@@ -81,6 +86,10 @@ impl Volumes {
         if !partial.token.fits(plan) {
             self.discard(&partial).await?;
             return Err(stale(plan));
+        }
+        // A token does not name all that was allowed when it was begun.
+        if let Some(continued) = continued(&self.topology_of(volume).await?, plan) {
+            self.check_receiving(plan, continued).await?;
         }
         let claim = self.inner.receiving.claim(&partial.filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;

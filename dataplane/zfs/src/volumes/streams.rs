@@ -167,7 +167,7 @@ fn landing(topology: &Topology, plan: &SendPlan) -> Result<Landing> {
 }
 
 /// The filesystem here whose history the stream continues.
-fn continued<'a>(topology: &'a Topology, plan: &SendPlan) -> Option<&'a str> {
+pub(super) fn continued<'a>(topology: &'a Topology, plan: &SendPlan) -> Option<&'a str> {
     let base = plan.kind.base()?;
     topology
         .of(plan.volume)
