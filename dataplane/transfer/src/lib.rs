@@ -22,6 +22,7 @@ mod plans;
 pub mod receipt;
 mod receiving;
 mod sending;
+mod stall;
 pub mod store;
 mod store_client;
 pub mod ticket;

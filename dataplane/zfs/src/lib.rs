@@ -37,7 +37,7 @@ pub use mode::{Encryption, InvalidMode, MODE_PROPERTY, NoMode, SendFlags, Stream
 pub use plan::{Base, Have, SendPlan, StreamKind, plan_send, plan_send_from};
 pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
 pub use resume::ResumeToken;
-pub use stream::{Intake, ReceiveProcess, Receiving, SendProcess, Sending};
+pub use stream::{Intake, ReceiveProcess, ReceiveProgress, Receiving, SendProcess, Sending};
 pub use topology::{Origin, Snapshot};
 pub use volumes::{Bookmark, Guard, Partial, Volumes};
 

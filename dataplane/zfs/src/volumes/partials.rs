@@ -3,9 +3,7 @@
 use ds_domain::ids::{SnapshotId, VolumeId};
 
 use super::{Volumes, ignore_missing, streams::continued};
-use crate::{
-    Error, Intake, Result, ResumeToken, SendPlan, Sending, command, drr::Start, names::Place, stream,
-};
+use crate::{Error, Intake, Result, ResumeToken, SendPlan, Sending, command, names::Place, stream};
 
 const NEEDS_TOKENS: &str = "resumable receives (OpenZFS 0.7)";
 
@@ -93,7 +91,7 @@ impl Volumes {
         }
         let claim = self.inner.receiving.claim(&partial.filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
-        Ok(Intake::new(self.clone(), *plan, partial.filesystem, Start::Resumed, claim))
+        Ok(Intake::new(self.clone(), *plan, partial.filesystem, Some(partial.token), claim))
     }
 
     /// What the token of a half-received filesystem says.
