@@ -71,7 +71,8 @@ impl Tasks {
     }
 
     /// Finds what an earlier process left: goes on with the tasks that have a journal, and removes the containers and
-    /// clones of those that have none, the holds of its transfers, and what it had half received of what nobody waits for.
+    /// clones of those that have none, the holds of its transfers, and what it had half received of what nobody waits
+    /// for.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         let journals = self.node.journals.load()?;
         let held: HashSet<TaskId> = journals.iter().map(Journal::task).collect();

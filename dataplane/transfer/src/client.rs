@@ -38,8 +38,8 @@ pub struct Progress {
 /// Fetches `snapshot` of `volume` from the store at the other end of `link` into a branch on our pool.
 ///
 /// Having it already is success, with a receipt of 0 stream bytes. The stream starts from the newest snapshot that both
-/// ends have, or where an earlier pull broke off whose part is still here (on OpenZFS). On an error nothing of it remains here
-/// but such a part. A second pull of the same snapshot at the same time is `Busy`.
+/// ends have, or where an earlier pull broke off whose part is still here (on OpenZFS). On an error nothing of it
+/// remains here but such a part. A second pull of the same snapshot at the same time is `Busy`.
 #[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
 pub async fn pull(
     link: &Link,
@@ -102,8 +102,9 @@ async fn fetch(
     Ok(receipt)
 }
 
-/// Brings `snapshot` of `volume` to the store at the other end of `link`, from the base that the ticket names. If the base is gone
-/// here, its bookmark will do; if the store has a part of the snapshot, only the rest is sent (both on OpenZFS).
+/// Brings `snapshot` of `volume` to the store at the other end of `link`, from the base that the ticket names. If the
+/// base is gone here, its bookmark will do; if the store has a part of the snapshot, only the rest is sent (both on
+/// OpenZFS).
 ///
 /// Returns the store's signed receipt, which the hub believes; also where the store had the snapshot already.
 #[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]

@@ -14,8 +14,8 @@ use crate::{
     plans::{self, Reception, Start},
 };
 
-/// Bookmarks that are kept of one filesystem; the oldest go first. Each stands for a receiver that may come back for more when
-/// the snapshot is gone.
+/// Bookmarks that are kept of one filesystem; the oldest go first. Each stands for a receiver that may come back for
+/// more when the snapshot is gone.
 const MOST_BOOKMARKS: usize = 64;
 
 /// What is here of the volume, and of `snapshot` where an earlier receive of it broke off.
@@ -99,7 +99,8 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Lets go of it. What has arrived is common ground from now on, and is remembered as such also when the snapshot is gone.
+    /// Lets go of it. What has arrived is common ground from now on, and is remembered as such also when the snapshot
+    /// is gone.
     pub(crate) async fn end<T>(self, result: &Result<T>) {
         let Self { volumes, plan, guard } = self;
         let ended = async {

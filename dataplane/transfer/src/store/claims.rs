@@ -128,7 +128,8 @@ pub(super) struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    /// Says that the snapshot is made, or that nothing of it is left. A claim that ends without this is looked into later.
+    /// Says that the snapshot is made, or that nothing of it is left. A claim that ends without this is looked into
+    /// later.
     pub(super) fn settle(self) {
         // A file that stays costs that one look at the pool.
         let _ = fs::remove_file(&self.file);

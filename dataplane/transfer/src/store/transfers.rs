@@ -145,19 +145,10 @@ async fn incoming(
             Err(error)
         }
     };
-    match &result {
-        // Nothing is to be lost by not knowing: the claim is looked into later.
-        Err(_)
-            if node
-                .volumes
-                .resumable(grant.volume, grant.snapshot)
-                .await
-                .is_ok_and(|part| part.is_none()) =>
-        {
-            claim.settle();
-        }
-        Err(_) => {}
-        Ok(_) => claim.settle(),
+    // What could not be looked at is looked at later.
+    let part = async { node.volumes.resumable(grant.volume, grant.snapshot).await };
+    if result.is_ok() || matches!(part.await, Ok(None)) {
+        claim.settle();
     }
     result
 }

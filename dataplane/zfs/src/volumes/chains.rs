@@ -27,9 +27,9 @@ impl Chain {
 }
 
 impl Volumes {
-    /// How the volume has to be sent from here to be received on what came of it elsewhere: the mode in which it came here
-    /// itself, if it did, and whether it is encrypted. For [`StreamMode::negotiate`]. A full stream begins a chain of its own and
-    /// need not keep to that mode.
+    /// How the volume has to be sent from here to be received on what came of it elsewhere: the mode in which it came
+    /// here itself, if it did, and whether it is encrypted. For [`StreamMode::negotiate`]. A full stream begins a chain
+    /// of its own and need not keep to that mode.
     pub async fn sendable(&self, plan: &SendPlan) -> Result<(Encryption, Option<StreamMode>)> {
         if !self.knows_modes() {
             return Ok((Encryption::Off, None));

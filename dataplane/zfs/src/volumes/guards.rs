@@ -10,8 +10,8 @@ use crate::{Implementation, Result, SendPlan};
 /// What the names of these owners begin with. They are gone with the process that made them.
 const OWNERS: &str = "transfer.";
 
-/// The holds of one transfer. Where it is dropped instead of [released](Guard::release), the next call that destroys something
-/// lets go of them first; what a process leaves when it dies, [`Volumes::collect_guards`] finds.
+/// The holds of one transfer. Where it is dropped instead of [released](Guard::release), the next call that destroys
+/// something lets go of them first; what a process leaves when it dies, [`Volumes::collect_guards`] finds.
 #[derive(Debug)]
 pub struct Guard {
     volumes: Volumes,
@@ -29,8 +29,7 @@ pub(super) struct Forsaken {
 impl Volumes {
     /// Holds the snapshot that `transfer` (a name of its own: letters and digits) is about to send, and its base.
     ///
-    /// On zfs-fuse nothing is held: it cannot list holds, so those of a process that died would stay for ever; what is being sent
-    /// cannot be destroyed there anyway.
+    /// On zfs-fuse nothing is held: it cannot list holds, so those of a process that died would stay for ever.
     pub async fn guard(&self, plan: &SendPlan, transfer: &str) -> Result<Guard> {
         let mut guard = Guard { volumes: self.clone(), held: Vec::new() };
         if !self.lists_holds() {
@@ -51,7 +50,8 @@ impl Volumes {
         Ok(guard)
     }
 
-    /// Lets go of what transfers of an earlier process held. To be called before the first [`Volumes::guard`] of this one.
+    /// Lets go of what transfers of an earlier process held. To be called before the first [`Volumes::guard`] of this
+    /// one.
     pub async fn collect_guards(&self) -> Result<usize> {
         if !self.lists_holds() {
             return Ok(0);

@@ -49,8 +49,8 @@ impl Volumes {
         self.bookmark(plan.volume, plan.snapshot).await
     }
 
-    /// Bookmarks a snapshot, so that a stream can start from it when it is gone. Can be repeated; without bookmarks (zfs-fuse)
-    /// nothing happens.
+    /// Bookmarks a snapshot, so that a stream can start from it when it is gone. Can be repeated; without bookmarks
+    /// (zfs-fuse) nothing happens.
     pub async fn bookmark(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<()> {
         if !self.features().bookmarks {
             return Ok(());
@@ -118,8 +118,9 @@ impl Volumes {
         Ok(())
     }
 
-    /// Lets go of everything that owners hold of whom `is_gone` says so; gives how many holds that were. On zfs-fuse, which cannot
-    /// list holds, it fails with [`Error::Unsupported`]: there [`Volumes::release_all`] lets go of one known owner's.
+    /// Lets go of everything that owners hold of whom `is_gone` says so; gives how many holds that were. On zfs-fuse,
+    /// which cannot list holds, it fails with [`Error::Unsupported`]: there [`Volumes::release_all`] lets go of one
+    /// known owner's.
     pub async fn collect_holds(&self, is_gone: &(dyn Fn(&str) -> bool + Sync)) -> Result<usize> {
         if self.features().implementation == Implementation::ZfsFuse {
             let version = self.features().version.clone();
