@@ -35,6 +35,12 @@ async fn a_chain_goes_on_as_it_began() {
     let receipt = world.pull(&runner, fourth).await.unwrap();
     assert!(receipt.stream_bytes < 2 * MIB, "{}", receipt.stream_bytes);
     assert_eq!(property_of(line.name(), MODE_PROPERTY), "plain");
+
+    // The store's main line has bookmarks by now, and is replaced all the same.
+    let (fifth, _) = runner.work(fourth, &[("d", b"five")]).await;
+    world.push(&runner, fifth).await.unwrap();
+    world.client().advance(fifth.volume, fifth.snapshot).await.unwrap();
+    assert_eq!(property_of(Line::of(&world.pool, "store", first).name(), MODE_PROPERTY), "plain");
 }
 
 #[tokio::test(flavor = "multi_thread")]
