@@ -71,7 +71,8 @@ impl Tasks {
     }
 
     /// Finds what an earlier process left: goes on with the tasks that have a journal, and removes the containers and
-    /// clones of those that have none.
+    /// clones of those that have none, the holds of its transfers, and what it had half received of what nobody waits
+    /// for.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
         let journals = self.node.journals.load()?;
         let held: HashSet<TaskId> = journals.iter().map(Journal::task).collect();
@@ -79,6 +80,10 @@ impl Tasks {
             tracing::warn!(task.id = %task, "removing a container of a task that is not here any more");
             leave_for_later(task, self.node.docker.remove(task).await);
         }
+        self.node.volumes.collect_guards().await?;
+        let wanted: Vec<_> =
+            journals.iter().map(Journal::spec).map(|spec| (spec.volume, spec.base)).collect();
+        self.node.volumes.collect_partials(&wanted).await?;
         for task in self.node.volumes.tasks().await?.into_iter().filter(|task| !held.contains(task)) {
             tracing::warn!(task.id = %task, "dropping a clone of a task that is not here any more");
             leave_for_later(task, self.node.volumes.drop_task(task).await.map_err(Into::into));

@@ -10,7 +10,7 @@ use ds_proto::v1::{
     stream_open::Kind, transfer_control::Message as Said, transfer_reply::Reply,
 };
 use ds_wire::TransferId;
-use ds_zfs::{Have, SendPlan, Snapshot, SnapshotGuid, Volumes};
+use ds_zfs::{Bookmark, Have, SendPlan, Snapshot, SnapshotGuid, Volumes};
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -18,7 +18,9 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     exchange::{End, Exchange, WINDOW_BYTES, farewell},
-    joins, plans,
+    joins,
+    outset::{self, Outset},
+    plans::{self, Reception, Start},
     receipt::unsigned,
     receiving, sending,
     ticket::Grant,
@@ -36,8 +38,8 @@ pub struct Progress {
 /// Fetches `snapshot` of `volume` from the store at the other end of `link` into a branch on our pool.
 ///
 /// Having it already is success, with a receipt of 0 stream bytes. The stream starts from the newest snapshot that both
-/// ends have. On an error nothing of it remains here. A second pull of
-/// the same snapshot at the same time is `Busy`.
+/// ends have, or where an earlier pull broke off whose part is still here (on OpenZFS). On an error nothing of it
+/// remains here but such a part. A second pull of the same snapshot at the same time is `Busy`.
 #[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
 pub async fn pull(
     link: &Link,
@@ -50,8 +52,8 @@ pub async fn pull(
     cancel: &CancellationToken,
 ) -> Result<Receipt> {
     Grant::peek_for(&ticket, Direction::Pull, volume, snapshot)?;
-    let ours = volumes.snapshots(volume).await?;
-    if let Some(found) = ours.iter().find(|s| s.id == snapshot) {
+    let ours = outset::reception(volumes, volume, snapshot).await?;
+    if let Some(found) = ours.have.iter().find(|have| have.snapshot == snapshot) {
         return Ok(receipt(link.peer().node, new_transfer(), (volume, snapshot), found.guid));
     }
     let transfer = new_transfer();
@@ -59,7 +61,7 @@ pub async fn pull(
         transfer: transfer.0.to_vec(),
         ticket: Some(ticket),
         plan: None,
-        have: plans::have_to_proto(&ours),
+        reception: Some(ours.to_proto()),
     };
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
@@ -90,8 +92,8 @@ async fn fetch(
     let peer = exchange.link.peer();
     let plan = accept.plan.ok_or_else(|| Error::protocol(peer, "it sends without a plan"))?;
     exchange.estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
-    let plan = plans::from_proto(peer, (volume, snapshot), &plan)?;
-    let intake = volumes.receive(&plan).await?;
+    let (plan, start) = plans::from_proto(peer, (volume, snapshot), &plan)?;
+    let intake = outset::make_room(volumes, &plan, start).await?;
     let received = receiving::receive(exchange, chunks, intake).await?;
     let mut receipt = receipt(peer.node, exchange.transfer, (volume, snapshot), received.guid);
     receipt.stream_bytes = received.fin.bytes;
@@ -100,7 +102,9 @@ async fn fetch(
     Ok(receipt)
 }
 
-/// Brings `snapshot` of `volume` to the store at the other end of `link`, from the base that the ticket names.
+/// Brings `snapshot` of `volume` to the store at the other end of `link`, from the base that the ticket names. If the
+/// base is gone here, its bookmark will do; if the store has a part of the snapshot, only the rest is sent (both on
+/// OpenZFS).
 ///
 /// Returns the store's signed receipt, which the hub believes; also where the store had the snapshot already.
 #[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
@@ -117,14 +121,13 @@ pub async fn push(
     let base = Grant::peek_for(&ticket, Direction::Push, volume, snapshot)?.base;
     let ours = volumes.snapshots(volume).await?;
     let target = ours.iter().find(|s| s.id == snapshot).ok_or(Error::NoSnapshot(snapshot))?;
-    let plan = plan_push(base, target, &ours)?;
-    let estimate = volumes.estimate(&plan).await?;
+    let plan = plan_push(base, target, &ours, &volumes.bookmarks(volume).await?)?;
     let transfer = new_transfer();
     let open = TransferOpen {
         transfer: transfer.0.to_vec(),
         ticket: Some(ticket),
-        plan: Some(plans::to_proto(&plan, estimate)),
-        have: Vec::new(),
+        plan: Some(plans::to_proto(&plan, Start::Anew, None)),
+        reception: None,
     };
     let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let wanted = Wanted { store: link.peer(), snapshot, volume, guid: target.guid };
@@ -136,25 +139,52 @@ pub async fn push(
     let (joins, joining) = joins::queue();
     let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, io, cancel);
     exchange.progress = progress;
-    exchange.estimate = estimate;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
-    let sending = async {
-        let sending = volumes.send(&plan).await?;
-        let sent = sending::send(&mut exchange, sending, accept.window_bytes.min(WINDOW_BYTES)).await?;
-        wanted.check(sent.receipt, Some(sent.fin))
-    };
     let result = tokio::select! {
-        result = sending => result,
+        result = bring(&mut exchange, volumes, plan, &accept, &wanted) => result,
         never = growing => match never {},
     };
     conclude(&mut exchange.control, result).await
 }
 
+async fn bring(
+    exchange: &mut Exchange<'_>,
+    volumes: &Volumes,
+    plan: SendPlan,
+    accept: &TransferAccept,
+    wanted: &Wanted,
+) -> Result<SignedReceipt> {
+    let receiver = Reception::from_proto(wanted.store, accept.reception.as_ref())?;
+    let source = volumes.sendable(&plan).await?;
+    let plan = plans::agree(plan, source, volumes.features(), &receiver)
+        .map_err(|source| ds_zfs::Error::NoMode { volume: plan.volume, source })?;
+    let outset = Outset::send(volumes, plan, &receiver, exchange.transfer).await?;
+    exchange.estimate = outset.estimate;
+    let announced = Said::Plan(outset.to_proto());
+    let Outset { process, kept, .. } = outset;
+    let sending = async {
+        exchange.tell(announced).await?;
+        let sent = sending::send(exchange, process, accept.window_bytes.min(WINDOW_BYTES)).await?;
+        wanted.check(sent.receipt, Some(sent.fin))
+    };
+    let result = sending.await;
+    kept.end(&result).await;
+    result
+}
+
 /// The stream from `base`, which the store is known to have as the newest of a filesystem or as an origin.
-fn plan_push(base: Option<SnapshotId>, target: &Snapshot, ours: &[Snapshot]) -> Result<SendPlan> {
-    let theirs: Vec<_> =
-        ours.iter().filter(|s| Some(s.id) == base).map(|s| Have { tip: true, ..s.into() }).collect();
-    let plan = ds_zfs::plan_send(target, ours, &theirs);
+fn plan_push(
+    base: Option<SnapshotId>,
+    target: &Snapshot,
+    ours: &[Snapshot],
+    bookmarks: &[Bookmark],
+) -> Result<SendPlan> {
+    let known = ours.iter().map(|s| (s.id, s.guid)).chain(bookmarks.iter().map(|b| (b.snapshot, b.guid)));
+    let theirs: Vec<_> = known
+        .filter(|(id, _)| Some(*id) == base)
+        .map(|(snapshot, guid)| Have { snapshot, guid, tip: true, mode: None })
+        .collect();
+    let plan = ds_zfs::plan_send_from(target, ours, bookmarks, &theirs);
     match base {
         Some(base) if plan.kind.base().is_none() => Err(Error::NoBase(base)),
         _ => Ok(plan),

@@ -63,8 +63,13 @@ pub enum Error {
     #[error("{0}: try again later")]
     Busy(String),
     /// Nothing moved for a long time.
-    #[error("nothing moved for {0} minutes")]
-    Stalled(u64),
+    #[error("nothing moved for {minutes} minutes: {what}")]
+    Stalled {
+        /// How long.
+        minutes: u64,
+        /// What stood still.
+        what: &'static str,
+    },
     /// A request of the hub was not answered in time.
     #[error("store {store} has not answered for {seconds} s")]
     Unanswered {
@@ -130,7 +135,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Ticket(_) => ErrorKind::Ticket,
-            Self::Link(_) | Self::Stalled(_) | Self::Unanswered { .. } => ErrorKind::Link,
+            Self::Link(_) | Self::Stalled { .. } | Self::Unanswered { .. } => ErrorKind::Link,
             Self::NotLinked(e) => e.kind(),
             Self::Volumes(e) => of_volumes(e),
             Self::Wire(_) | Self::Protocol { .. } => ErrorKind::Corrupt,
@@ -168,6 +173,15 @@ impl Error {
             }
             Self::Request { .. } => false,
             _ => !matches!(self.kind(), ErrorKind::Full | ErrorKind::NoSnapshot | ErrorKind::Cancelled),
+        }
+    }
+
+    /// Whether it says nothing against the bytes that had arrived until then: another attempt can go on behind them.
+    pub(crate) fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::Link(_) | Self::Stalled { .. } | Self::Cancelled => true,
+            Self::Aborted { code, .. } => !matches!(code, AbortCode::Corrupt),
+            _ => false,
         }
     }
 
@@ -230,7 +244,7 @@ fn of_volumes(error: &ds_zfs::Error) -> ErrorKind {
         Zfs::NoSpace(_) => ErrorKind::Full,
         // Another transfer was faster: the next attempt finds it here.
         Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
-        Zfs::WrongBase(_) | Zfs::OtherMode { .. } => ErrorKind::NoBase,
+        Zfs::WrongBase(_) | Zfs::OtherMode { .. } | Zfs::StaleToken { .. } => ErrorKind::NoBase,
         Zfs::DamagedStream(_) | Zfs::Broken(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => {
             ErrorKind::Corrupt
         }

@@ -10,7 +10,7 @@ use ds_blockio::BlockIo;
 use ds_link::{Chunks, Control, Link};
 use ds_proto::v1::{self, StreamOpen, TransferControl, stream_open::Kind, transfer_control::Message};
 use ds_wire::TransferId;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,10 +24,6 @@ pub(crate) const WINDOW_BYTES: u64 = 64 << 20;
 
 /// Blocks of [`ds_wire::CHUNK_BYTES`] between a pipe and us.
 pub(crate) const PIPE_DEPTH: usize = 4;
-
-/// Without any progress for so long a transfer is given up: an end that is reachable but stuck must not hold a place for
-/// ever. Long, because ZFS may search for changes, or write out, for minutes.
-const STALL: Duration = Duration::from_mins(10);
 
 /// How long the last words of a transfer may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -198,12 +194,6 @@ pub(crate) async fn farewell(control: &mut Control) {
         // Whether the last words arrived changes nothing for us: the other end sees the link close otherwise.
         let _ = timeout(FAREWELL, control.send.delivered()).await;
     }
-}
-
-/// Completes when nothing has moved since `last` for too long.
-pub(crate) async fn stalled(last: Instant) -> Error {
-    tokio::time::sleep_until(last + STALL).await;
-    Error::Stalled(STALL.as_secs() / 60)
 }
 
 pub(crate) fn ack_to_proto(ack: ds_wire::Ack) -> Message {

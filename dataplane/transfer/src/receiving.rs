@@ -10,15 +10,14 @@ use ds_proto::v1::{Holding, transfer_control::Message};
 use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use crate::{
     Error, Result,
     buffers::{Buffer, Buffers},
-    exchange::{
-        Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto, stalled,
-    },
+    exchange::{Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto},
     joins::{Join, Newcomer},
+    stall::{Look, Watch},
 };
 
 /// Chunks that may come twice after a lane was lost: as many as can be on their way.
@@ -30,8 +29,8 @@ pub(crate) struct Received {
     pub(crate) guid: SnapshotGuid,
 }
 
-/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool;
-/// telling the other end is up to the caller.
+/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool,
+/// except what the next attempt goes on with; telling the other end is up to the caller.
 pub(crate) async fn receive(
     exchange: &mut Exchange<'_>,
     chunks: Chunks,
@@ -40,6 +39,7 @@ pub(crate) async fn receive(
     let mut stream = Stream::new(exchange, chunks)?;
     let beginning = stream.beginning(exchange).await?;
     let ds_zfs::Receiving { stdin, stream: mut records, process } = intake.begin(&beginning)?;
+    stream.watch.watch(process.progress());
     let mut beginning = beginning;
     let rest = beginning.split_off(BEGIN_BYTES);
     let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
@@ -55,7 +55,10 @@ pub(crate) async fn receive(
             Err(process.finish(&records).await.map_or_else(Into::into, |_| Error::Pipe(error)))
         }
         Err(error) => {
-            if let Err(error) = process.abort().await {
+            // What is whole so far need not be sent again, where ZFS can go on with it.
+            let ended =
+                if error.is_of_the_way() { process.suspend().await.map(drop) } else { process.abort().await };
+            if let Err(error) = ended {
                 tracing::warn!(%error, "a half-received snapshot may remain until the next start");
             }
             Err(error)
@@ -88,7 +91,7 @@ struct Stream {
     /// Where it goes; nowhere until its beginning is let in.
     sink: Option<Sink>,
     fin: Option<Fin>,
-    moved: Instant,
+    watch: Watch,
 }
 
 struct Sink {
@@ -115,6 +118,8 @@ enum Event {
     Queued,
     /// So much of the stream is written.
     Written(u64),
+    /// Nothing has moved for a while.
+    Still,
 }
 
 impl Stream {
@@ -130,7 +135,7 @@ impl Stream {
             copies_left: 0,
             sink: None,
             fin: None,
-            moved: Instant::now(),
+            watch: Watch::new(),
         };
         stream.add_lane(exchange.link.clone(), chunks);
         Ok(stream)
@@ -207,12 +212,15 @@ impl Stream {
             heard = exchange.heard() => Event::Heard(heard),
             Some(event) = self.events.next() => event,
             event = moved(self.sink.as_mut()) => event.map_err(Error::Pipe)?,
-            error = stalled(self.moved) => return Err(error),
+            () = self.watch.still() => Event::Still,
         })
     }
 
     async fn handle(&mut self, exchange: &mut Exchange<'_>, event: Event) -> Result<()> {
         let peer = exchange.link.peer();
+        if let Event::Payload(..) | Event::Queued | Event::Written(_) = event {
+            self.watch.moved();
+        }
         match event {
             Event::Heard(Heard::Said(Ok(Message::Fin(fin)))) => {
                 let fin =
@@ -246,8 +254,20 @@ impl Stream {
             }
             Event::Queued => {}
             Event::Written(total) => self.acknowledge(exchange, total).await,
+            Event::Still => self.look(exchange).await?,
         }
-        self.moved = Instant::now();
+        Ok(())
+    }
+
+    /// Nothing has moved for a while. If ZFS is at work all the same, the sender is told by the last acknowledgement
+    /// once more.
+    async fn look(&mut self, exchange: &mut Exchange<'_>) -> Result<()> {
+        let full = self.sink.as_ref().is_some_and(|sink| sink.piece.is_some());
+        let what = if full { "`zfs receive` takes nothing" } else { "the sender sends nothing" };
+        if self.watch.look(what).await? == Look::ZfsMoved {
+            // If the link is lost, listening to it says so.
+            let _ = exchange.tell(ack_to_proto(self.receiver.acknowledged())).await;
+        }
         Ok(())
     }
 

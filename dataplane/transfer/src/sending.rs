@@ -12,12 +12,12 @@ use ds_link::{Control, Link};
 use ds_proto::v1::{Holding, SignedReceipt, transfer_control::Message};
 use ds_wire::{CHUNK_BYTES, Chunk, Fin, Lane, Sender};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
 
 use crate::{
     Error, Result,
-    exchange::{Exchange, Heard, PIPE_DEPTH, ack_from_proto, fin_to_proto, stalled},
+    exchange::{Exchange, Heard, PIPE_DEPTH, ack_from_proto, fin_to_proto},
     joins::{Join, Newcomer},
+    stall::Watch,
     trial::Trial,
 };
 
@@ -87,7 +87,7 @@ struct Sending {
     /// After the link was lost, nothing is sent before the receiver has said what it holds.
     waits_for_holding: bool,
     receipt: Option<SignedReceipt>,
-    moved: Instant,
+    watch: Watch,
 }
 
 struct Busy {
@@ -114,7 +114,7 @@ impl Sending {
             events: FuturesUnordered::new(),
             waits_for_holding: false,
             receipt: None,
-            moved: Instant::now(),
+            watch: Watch::new(),
         }
     }
 
@@ -140,7 +140,10 @@ impl Sending {
                 },
                 Some(event) = self.events.next() => self.handle(exchange, event)?,
                 piece = self.reader.next(), if wants_more => self.take(piece)?,
-                error = stalled(self.moved) => return Err(error),
+                () = self.watch.still() => {
+                    let what = if wants_more { "`zfs send` gives nothing" } else { "the receiver takes nothing" };
+                    self.watch.look(what).await?;
+                }
             }
         }
         Ok(())
@@ -237,7 +240,6 @@ impl Sending {
             self.lose(lane);
         }
         self.waits_for_holding = true;
-        self.moved = Instant::now();
         self.add_lane(link);
         if let Some(fin) = self.sender.fin() {
             // If this link is lost as well, listening to it says so.
@@ -272,7 +274,7 @@ impl Sending {
     }
 
     fn take(&mut self, piece: Option<std::io::Result<Bytes>>) -> Result<()> {
-        self.moved = Instant::now();
+        self.watch.moved();
         match piece {
             Some(piece) => self.piece = piece.map_err(Error::Pipe)?,
             None => self.ended = true,
@@ -281,7 +283,7 @@ impl Sending {
     }
 
     fn hear(&mut self, exchange: &Exchange<'_>, message: Message) -> Result<()> {
-        self.moved = Instant::now();
+        self.watch.moved();
         let peer = exchange.link.peer();
         match message {
             Message::Ack(ack) => {
@@ -301,6 +303,7 @@ impl Sending {
             }
             Message::Receipt(_) => Err(Error::protocol(peer, "a receipt for what it has not acknowledged")),
             Message::Fin(_) => Err(Error::protocol(peer, "it ends a stream that it receives")),
+            Message::Plan(_) => Err(Error::protocol(peer, "it plans a stream that it receives")),
             Message::Abort(abort) => Err(Error::aborted(peer, abort)),
         }
     }

@@ -79,6 +79,7 @@ impl Store {
         make_folder(&incoming)?;
         let volumes = Volumes::open(&root, &mounts).await?;
         collect_reading_clones(&volumes).await?;
+        volumes.collect_guards().await?;
         let incoming = Claims::open(incoming);
         incoming.collect_unfinished(&volumes).await?;
         let endpoint = Endpoint::bind(listen, &identity)?;
@@ -107,12 +108,13 @@ impl Store {
         let Self { endpoint, node } = self;
         let serving = links::serve(&endpoint, &node);
         let collecting = node.reading.collect_idle(&node.stopping);
+        let abandoned = node.incoming.collect_abandoned(&node.volumes, &node.stopping);
         let stopping = async {
             stop.cancelled().await;
             node.stopping.cancel();
             endpoint.close("the store is stopping");
         };
-        tokio::join!(serving, collecting, stopping);
+        tokio::join!(serving, collecting, abandoned, stopping);
         endpoint.closed().await;
         node.reading.drop_all().await;
     }

@@ -45,7 +45,42 @@ pub struct Features {
     pub diff: bool,
 }
 
+/// What a machine's ZFS can do with streams: what the other end of a transfer has to know of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent fact of a probe")]
+pub struct StreamSupport {
+    /// As it names itself; see [`Features::version`].
+    pub version: String,
+    /// Large blocks (`send -L`).
+    pub large_blocks: bool,
+    /// Compressed blocks (`send -c`).
+    pub compressed: bool,
+    /// Embedded blocks (`send -e`).
+    pub embedded: bool,
+    /// Raw streams (`send -w`).
+    pub raw: bool,
+}
+
+/// What every ZFS can: plain streams.
+impl Default for StreamSupport {
+    fn default() -> Self {
+        let version = "an unknown ZFS".to_owned();
+        Self { version, large_blocks: false, compressed: false, embedded: false, raw: false }
+    }
+}
+
 impl Features {
+    /// What it can do with streams.
+    pub fn streams(&self) -> StreamSupport {
+        StreamSupport {
+            version: self.version.clone(),
+            large_blocks: self.large_blocks,
+            compressed: self.compressed,
+            embedded: self.embedded,
+            raw: self.raw,
+        }
+    }
+
     /// Whether a decrypted send of an encrypted filesystem leaves that whole: OpenZFS from 2.2.9, 2.3.9 and 2.4 on. A version that
     /// cannot be read is taken for an old one.
     pub fn decrypts_safely(&self) -> bool {

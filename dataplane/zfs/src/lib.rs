@@ -31,15 +31,15 @@ pub use drr::{
     BEGIN_BYTES, BadBeginning, BadStream, Fault, StreamBegin, StreamFeatures, StreamProgress, StreamReader,
 };
 pub use error::{Error, Failure, Result};
-pub use features::{Features, Implementation};
+pub use features::{Features, Implementation, StreamSupport};
 pub use manifest::{Change, ChangeKind, EntryKind, Manifest, diff};
 pub use mode::{Encryption, InvalidMode, MODE_PROPERTY, NoMode, SendFlags, StreamMode};
 pub use plan::{Base, Have, SendPlan, StreamKind, plan_send, plan_send_from};
 pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
 pub use resume::ResumeToken;
-pub use stream::{Intake, ReceiveProcess, Receiving, SendProcess, Sending};
+pub use stream::{Intake, ReceiveProcess, ReceiveProgress, Receiving, SendProcess, Sending};
 pub use topology::{Origin, Snapshot};
-pub use volumes::{Bookmark, Partial, Volumes};
+pub use volumes::{Bookmark, Guard, Partial, Volumes};
 
 /// The GUID that ZFS gives a snapshot when it is taken, and that a received copy shares: equal GUIDs mean equal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

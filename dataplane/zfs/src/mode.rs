@@ -6,7 +6,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{Features, Implementation, StreamFeatures};
+use crate::{Features, Implementation, StreamFeatures, StreamSupport};
 
 /// The user property in which a filesystem's [`StreamMode`] is remembered.
 pub const MODE_PROPERTY: &str = "dotstream:stream";
@@ -53,6 +53,16 @@ pub enum NoMode {
         /// Of the ZFS that cannot.
         version: String,
     },
+    /// What it goes on from came to the two ends in two modes.
+    #[error(
+        "it came to the sender as {sender} and to the receiver as {receiver}: send it in full to a new volume"
+    )]
+    Diverged {
+        /// How it came to the sender.
+        sender: StreamMode,
+        /// How its base came to the receiver.
+        receiver: StreamMode,
+    },
     /// It can only be decrypted, and must not be here.
     #[error(
         "{version} damages encrypted volumes when it sends them decrypted: update it to OpenZFS 2.2.9, 2.3.9, 2.4 or newer, \
@@ -80,11 +90,12 @@ impl StreamMode {
         encryption: Encryption,
         chain: Option<Self>,
         sender: &Features,
-        receiver: &Features,
+        receiver: &StreamSupport,
     ) -> Result<Self, NoMode> {
         let mode = match chain {
             Some(mode) => {
-                if let Some(unable) = [sender, receiver].into_iter().find(|end| !mode.is_known_to(end)) {
+                let ends = [&sender.streams(), receiver];
+                if let Some(unable) = ends.into_iter().find(|end| !mode.is_known_to(end)) {
                     return Err(NoMode::Chain { mode, version: unable.version.clone() });
                 }
                 mode
@@ -101,13 +112,13 @@ impl StreamMode {
     }
 
     /// Whether this machine's ZFS can send and receive so.
-    pub fn is_known_to(self, features: &Features) -> bool {
+    pub fn is_known_to(self, support: &StreamSupport) -> bool {
         match self {
-            Self::Raw => features.raw,
+            Self::Raw => support.raw,
             Self::Decrypted(flags) => {
-                (features.large_blocks || !flags.large_blocks)
-                    && (features.compressed || !flags.compressed)
-                    && (features.embedded || !flags.embedded)
+                (support.large_blocks || !flags.large_blocks)
+                    && (support.compressed || !flags.compressed)
+                    && (support.embedded || !flags.embedded)
             }
         }
     }
@@ -213,7 +224,8 @@ mod tests {
     #[test]
     fn a_new_chain_uses_what_both_ends_know() {
         let [open, fuse] = ["zfs-2.3.2-1", "pool version 23"].map(features);
-        let agree = |encryption, one, two| StreamMode::negotiate(encryption, None, one, two);
+        let agree =
+            |encryption, one, two: &Features| StreamMode::negotiate(encryption, None, one, &two.streams());
         assert_eq!(agree(Encryption::Off, &open, &open), Ok(ALL));
         assert_eq!(agree(Encryption::Off, &open, &fuse), Ok(StreamMode::PLAIN));
         assert_eq!(agree(Encryption::Off, &fuse, &open), Ok(StreamMode::PLAIN));
@@ -226,11 +238,12 @@ mod tests {
     #[test]
     fn a_chain_keeps_its_mode_or_ends() {
         let [open, fuse] = ["zfs-2.3.2-1", "pool version 23"].map(features);
-        let follow = |chain, to| StreamMode::negotiate(Encryption::Off, Some(chain), &open, to);
+        let follow =
+            |chain, to: &Features| StreamMode::negotiate(Encryption::Off, Some(chain), &open, &to.streams());
         assert_eq!(follow(StreamMode::PLAIN, &open), Ok(StreamMode::PLAIN), "no flag is added");
         let error = follow(ALL, &fuse).unwrap_err();
         assert!(matches!(&error, NoMode::Chain { version, .. } if version == "pool version 23"), "{error}");
-        let decrypted = StreamMode::negotiate(Encryption::On, Some(ALL), &open, &open);
+        let decrypted = StreamMode::negotiate(Encryption::On, Some(ALL), &open, &open.streams());
         assert!(matches!(decrypted, Err(NoMode::UnsafeDecryption { .. })));
     }
 

@@ -13,11 +13,14 @@ pub struct Have {
     pub guid: SnapshotGuid,
     /// Newest of its filesystem there.
     pub tip: bool,
+    /// How its filesystem came there; `None` for one that was made there, which goes on in any mode.
+    pub mode: Option<StreamMode>,
 }
 
+/// Of a filesystem that was made where the snapshot is; [`crate::Volumes::haves`] knows others.
 impl From<&Snapshot> for Have {
     fn from(ours: &Snapshot) -> Self {
-        Self { snapshot: ours.id, guid: ours.guid, tip: ours.tip }
+        Self { snapshot: ours.id, guid: ours.guid, tip: ours.tip, mode: None }
     }
 }
 
@@ -178,7 +181,7 @@ mod tests {
     }
 
     fn have(n: u64, tip: bool) -> Have {
-        Have { snapshot: id(n), guid: SnapshotGuid(n), tip }
+        Have { snapshot: id(n), guid: SnapshotGuid(n), tip, mode: None }
     }
 
     fn base(n: u64) -> Base {

@@ -35,7 +35,7 @@ impl ResumeToken {
     }
 
     /// Reads what `zfs send -nvt` says of a token; `None` if that does not name a snapshot.
-    pub(crate) fn parse(text: &str, said: &str) -> Option<Self> {
+    pub fn parse(text: &str, said: &str) -> Option<Self> {
         let value = |wanted: &str| {
             let pairs = said.lines().filter_map(|line| line.trim().split_once(" = "));
             pairs.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)

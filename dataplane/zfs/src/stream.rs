@@ -57,7 +57,8 @@ pub struct Intake {
     volumes: Volumes,
     plan: SendPlan,
     filesystem: String,
-    start: Start,
+    /// What the stream goes on from.
+    from: Option<ResumeToken>,
     claim: Claim,
 }
 
@@ -66,17 +67,18 @@ impl Intake {
         volumes: Volumes,
         plan: SendPlan,
         filesystem: String,
-        start: Start,
+        from: Option<ResumeToken>,
         claim: Claim,
     ) -> Self {
-        Self { volumes, plan, filesystem, start, claim }
+        Self { volumes, plan, filesystem, from, claim }
     }
 
     /// Starts receiving a stream that begins with these [`BEGIN_BYTES`](crate::BEGIN_BYTES) (more are ignored), and passes them on: the caller goes
     /// on behind them. Fails with [`Error::Refused`] where they, or fewer, are not the beginning of the planned stream; then
     /// nothing has happened.
     pub fn begin(self, beginning: &[u8]) -> Result<Receiving> {
-        let Self { volumes, plan, filesystem, start, claim } = self;
+        let Self { volumes, plan, filesystem, from, claim } = self;
+        let start = if from.is_some() { Start::Resumed } else { Start::Anew };
         let beginning = &beginning[..beginning.len().min(drr::BEGIN_BYTES)];
         let refused = |source| Error::Refused { snapshot: plan.snapshot, source };
         let mut stream = StreamReader::new();
@@ -95,7 +97,7 @@ impl Intake {
         Ok(Receiving {
             stdin: pipe.into(),
             stream,
-            process: ReceiveProcess { process, volumes, plan, filesystem, _claim: claim },
+            process: ReceiveProcess { process, volumes, plan, filesystem, from, _claim: claim },
         })
     }
 }
@@ -135,22 +137,49 @@ pub struct ReceiveProcess {
     volumes: Volumes,
     plan: SendPlan,
     filesystem: String,
+    from: Option<ResumeToken>,
     /// Held until nothing half received is left.
     _claim: Claim,
 }
 
+/// Where a running receive is, in ZFS's own words.
+#[derive(Debug, Clone)]
+pub struct ReceiveProgress {
+    volumes: Volumes,
+    filesystem: String,
+}
+
+impl ReceiveProgress {
+    /// How far it is on the pool; `None` where this ZFS knows no resume tokens, or has put nothing there yet.
+    pub async fn token(&self) -> Result<Option<ResumeToken>> {
+        if !self.volumes.features().resume {
+            return Ok(None);
+        }
+        self.volumes.token_of(&self.filesystem).await
+    }
+}
+
 impl ReceiveProcess {
-    /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was said, that
-    /// `stream` has seen all of it, and the GUID of the snapshot under its planned name. If anything is wrong, nothing of it stays.
+    /// For whoever watches it.
+    pub fn progress(&self) -> ReceiveProgress {
+        ReceiveProgress { volumes: self.volumes.clone(), filesystem: self.filesystem.clone() }
+    }
+
+    /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was
+    /// said, that `stream` has seen all of it, and the GUID of the snapshot under its planned name. If anything is
+    /// wrong, nothing of it stays; but of a stream that went on with what was here, that stays if it is more by now:
+    /// ZFS checks what it takes in, and it may be that what fed it before had not quite ended.
     pub async fn finish(self, stream: &StreamReader) -> Result<SnapshotGuid> {
-        let Self { process, volumes, plan, filesystem, _claim } = self;
+        let Self { process, volumes, plan, filesystem, from, _claim } = self;
         let (failure, succeeded) = process.wait().await?;
         let error = match stream.finish() {
             _ if !succeeded => Some(Error::from_failure(failure)),
             whole => whole.err().map(Error::from),
         };
         if let Some(error) = error {
-            volumes.undo_receive(&plan, &filesystem).await?;
+            if from.is_none() || volumes.token_of(&filesystem).await? == from {
+                volumes.undo_receive(&plan, &filesystem).await?;
+            }
             return Err(error);
         }
         let found = volumes.guid(&filesystem, plan.snapshot).await?;
@@ -167,7 +196,7 @@ impl ReceiveProcess {
         if !self.volumes.features().resume {
             return self.abort().await.map(|()| None);
         }
-        let Self { process, volumes, plan: _, filesystem, _claim } = self;
+        let Self { process, volumes, filesystem, _claim, .. } = self;
         process.end_soon().await?;
         volumes.token_of(&filesystem).await
     }

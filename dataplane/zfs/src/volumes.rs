@@ -6,6 +6,7 @@ mod advance;
 mod chains;
 mod claims;
 mod clones;
+mod guards;
 mod keeping;
 mod partials;
 mod reserve;
@@ -30,6 +31,8 @@ use crate::{
 
 pub(crate) use claims::Claim;
 use claims::Claims;
+use guards::Forsaken;
+pub use guards::Guard;
 pub use keeping::Bookmark;
 pub use partials::Partial;
 
@@ -48,6 +51,8 @@ struct Inner {
     locks: Mutex<HashMap<VolumeId, Weak<tokio::sync::Mutex<()>>>>,
     /// What is being received.
     receiving: Claims,
+    /// Holds of transfers that were dropped.
+    forsaken: Mutex<Vec<Forsaken>>,
     /// Whether the reserve was given up to let something finish in a full pool.
     reserve_lent: AtomicBool,
 }
@@ -75,6 +80,7 @@ impl Volumes {
             features,
             locks: Mutex::default(),
             receiving: Claims::default(),
+            forsaken: Mutex::default(),
             reserve_lent: AtomicBool::default(),
         };
         let volumes = Self { inner: Arc::new(inner) };

@@ -103,12 +103,24 @@ pub struct TransferOpen {
     pub transfer: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, tag = "2")]
     pub ticket: ::core::option::Option<SignedTicket>,
-    /// Push: what is coming.
+    /// Push: what it wants to bring, and from which base.
     #[prost(message, optional, tag = "3")]
     pub plan: ::core::option::Option<Plan>,
-    /// Pull: what the opener has of this volume; the sender picks the base.
-    #[prost(message, repeated, tag = "4")]
+    /// Pull: the sender picks base, mode, and whether it goes on where an earlier transfer broke off.
+    #[prost(message, optional, tag = "4")]
+    pub reception: ::core::option::Option<Reception>,
+}
+/// What the receiving side has of the volume, and what its ZFS can do.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Reception {
+    /// push: the base alone
+    #[prost(message, repeated, tag = "1")]
     pub have: ::prost::alloc::vec::Vec<Have>,
+    #[prost(message, optional, tag = "2")]
+    pub streams: ::core::option::Option<StreamSupport>,
+    /// of what it has of this very snapshot, half received; empty = nothing
+    #[prost(string, tag = "3")]
+    pub resume_token: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Have {
@@ -119,6 +131,24 @@ pub struct Have {
     /// newest of its filesystem: an incremental within one filesystem can be received on it
     #[prost(bool, tag = "3")]
     pub tip: bool,
+    /// how its filesystem came there, as Plan.mode; empty = it was made there
+    #[prost(string, tag = "4")]
+    pub mode: ::prost::alloc::string::String,
+}
+/// Beyond plain streams, which every ZFS can send and receive.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StreamSupport {
+    /// for people
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub large_blocks: bool,
+    #[prost(bool, tag = "3")]
+    pub compressed: bool,
+    #[prost(bool, tag = "4")]
+    pub embedded: bool,
+    #[prost(bool, tag = "5")]
+    pub raw: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Plan {
@@ -136,8 +166,14 @@ pub struct Plan {
     /// 0 = not known
     #[prost(uint64, tag = "5")]
     pub estimate_bytes: u64,
+    /// "plain", "raw", or letters of L, c and e; empty = plain
+    #[prost(string, tag = "6")]
+    pub mode: ::prost::alloc::string::String,
+    /// goes on from the resume token; else what was half received is to be dropped
+    #[prost(bool, tag = "7")]
+    pub resumed: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TransferAccept {
     /// pull: what is coming
     #[prost(message, optional, tag = "1")]
@@ -145,15 +181,18 @@ pub struct TransferAccept {
     /// the receiver's: unwritten bytes that may be under way
     #[prost(uint64, tag = "2")]
     pub window_bytes: u64,
+    /// push: the sender answers with the Plan that it decides on
+    #[prost(message, optional, tag = "3")]
+    pub reception: ::core::option::Option<Reception>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TransferReply {
     #[prost(oneof = "transfer_reply::Reply", tags = "1, 2, 3")]
     pub reply: ::core::option::Option<transfer_reply::Reply>,
 }
 /// Nested message and enum types in `TransferReply`.
 pub mod transfer_reply {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Reply {
         #[prost(message, tag = "1")]
         Accept(super::TransferAccept),
@@ -166,7 +205,7 @@ pub mod transfer_reply {
 /// After the opening, both directions of the control stream carry these.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferControl {
-    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4, 5, 6")]
     pub message: ::core::option::Option<transfer_control::Message>,
 }
 /// Nested message and enum types in `TransferControl`.
@@ -183,6 +222,9 @@ pub mod transfer_control {
         Abort(super::Abort),
         #[prost(message, tag = "5")]
         Holding(super::Holding),
+        /// push: what is coming, before anything else
+        #[prost(message, tag = "6")]
+        Plan(super::Plan),
     }
 }
 /// What need not be sent again: all below `written`, and these chunks ahead of it.

@@ -1,12 +1,15 @@
 //! The store's end of a transfer.
 
+use std::time::Duration;
+
 use ds_link::{Chunks, Control, Link};
 use ds_proto::v1::{
-    Direction, Plan, SignedReceipt, TransferAccept, TransferOpen, TransferReply,
+    Direction, SignedReceipt, TransferAccept, TransferControl, TransferOpen, TransferReply,
     transfer_control::Message as Said, transfer_reply::Reply,
 };
 use ds_wire::TransferId;
-use ds_zfs::{Intake, Sending};
+use ds_zfs::{SendPlan, StreamKind};
+use tokio::time::timeout;
 
 use super::Node;
 use crate::{
@@ -16,11 +19,15 @@ use crate::{
     exchange::{End, Exchange, WINDOW_BYTES, farewell},
     joins::{Joining, Place},
     metrics::{self, Active, Way},
-    plans,
+    outset::{self, Outset},
+    plans::{self, Reception, Start},
     receipt::sign,
     receiving, sending,
     ticket::{Grant, Presentation},
 };
+
+/// How long a sender may take to decide what it sends: it asks its ZFS.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How a transfer ended well.
 struct Outcome {
@@ -95,7 +102,13 @@ fn transfer_id(link: &Link, open: &TransferOpen) -> Result<TransferId> {
 /// A push that was let in.
 enum Incoming<'a> {
     Already(SignedReceipt),
-    New { transfer: TransferId, joined: (Place<'a>, Joining), chunks: Chunks, intake: Box<Intake> },
+    New { transfer: TransferId, joined: (Place<'a>, Joining), chunks: Chunks, offer: Box<Offer> },
+}
+
+/// What the peer wants to bring, and what it is told of what is here.
+struct Offer {
+    plan: SendPlan,
+    reception: Reception,
 }
 
 async fn incoming(
@@ -121,10 +134,10 @@ async fn incoming(
             farewell(&mut control).await;
             told.map(|()| ALREADY)
         }
-        Ok(Incoming::New { transfer, joined: (_place, joining), chunks, intake }) => {
+        Ok(Incoming::New { transfer, joined: (_place, joining), chunks, offer }) => {
             let mut exchange =
                 Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
-            let result = take_in(node, &mut exchange, grant, chunks, *intake).await;
+            let result = take_in(node, &mut exchange, grant, chunks, *offer).await;
             conclude(&mut exchange.control, result).await
         }
         Err(error) => {
@@ -132,7 +145,11 @@ async fn incoming(
             Err(error)
         }
     };
-    claim.settle();
+    // What could not be looked at is looked at later.
+    let part = async { node.volumes.resumable(grant.volume, grant.snapshot).await };
+    if result.is_ok() || matches!(part.await, Ok(None)) {
+        claim.settle();
+    }
     result
 }
 
@@ -141,10 +158,13 @@ async fn take_in(
     exchange: &mut Exchange<'_>,
     grant: &Grant,
     chunks: Chunks,
-    intake: Intake,
+    Offer { plan: offered, reception }: Offer,
 ) -> Result<Outcome> {
-    reply(&mut exchange.control, Reply::Accept(TransferAccept { plan: None, window_bytes: WINDOW_BYTES }))
-        .await?;
+    let accept =
+        TransferAccept { plan: None, window_bytes: WINDOW_BYTES, reception: Some(reception.to_proto()) };
+    reply(&mut exchange.control, Reply::Accept(accept)).await?;
+    let (plan, start) = decided(exchange, &offered).await?;
+    let intake = outset::make_room(&node.volumes, &plan, start).await?;
     let received = receiving::receive(exchange, chunks, intake).await?;
     let store = node.identity.peer().node;
     let mut receipt = receipt(store, exchange.transfer, (grant.volume, grant.snapshot), received.guid);
@@ -152,6 +172,26 @@ async fn take_in(
     receipt.digest = received.fin.digest.0.to_vec();
     exchange.tell(Said::Receipt(sign(&node.identity, &receipt)?)).await?;
     Ok(Outcome { result: "done", bytes: received.fin.bytes })
+}
+
+/// What the sender decided on: the stream that it offered, in a mode of its choice.
+async fn decided(exchange: &mut Exchange<'_>, offered: &SendPlan) -> Result<(SendPlan, Start)> {
+    let (peer, cancel) = (exchange.link.peer(), exchange.cancel);
+    let said = tokio::select! {
+        () = cancel.cancelled() => return Err(Error::Cancelled),
+        said = timeout(PATIENCE, exchange.control.recv.recv::<TransferControl>()) => said,
+    };
+    match said.map_err(|_| Error::protocol(peer, "it does not say what it sends"))?? {
+        Some(TransferControl { message: Some(Said::Plan(plan)) }) => {
+            let (plan, start) = plans::from_proto(peer, (offered.volume, offered.snapshot), &plan)?;
+            if plan.with_mode(offered.mode) != *offered {
+                return Err(Error::protocol(peer, "it sends something else than it offered"));
+            }
+            Ok((plan, start))
+        }
+        Some(TransferControl { message: Some(Said::Abort(abort)) }) => Err(Error::aborted(peer, abort)),
+        _ => Err(Error::protocol(peer, "it does not say what it sends")),
+    }
 }
 
 async fn prepare_incoming<'a>(
@@ -163,7 +203,7 @@ async fn prepare_incoming<'a>(
     let peer = link.peer();
     let transfer = transfer_id(link, open)?;
     let plan = open.plan.as_ref().ok_or_else(|| Error::protocol(peer, "it pushes without a plan"))?;
-    let plan = plans::from_proto(peer, (grant.volume, grant.snapshot), plan)?;
+    let (plan, _) = plans::from_proto(peer, (grant.volume, grant.snapshot), plan)?;
     let ours = node.volumes.snapshots(grant.volume).await?;
     if let Some(found) = ours.iter().find(|s| s.id == grant.snapshot) {
         if found.guid != plan.guid {
@@ -181,8 +221,9 @@ async fn prepare_incoming<'a>(
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
     let joined = node.joins.open(transfer, peer, grant.snapshot)?;
-    let intake = Box::new(node.volumes.receive(&plan).await?);
-    Ok(Incoming::New { transfer, joined, chunks, intake })
+    let mut reception = outset::reception(&node.volumes, grant.volume, grant.snapshot).await?;
+    reception.have.retain(|have| Some(have.snapshot) == grant.base);
+    Ok(Incoming::New { transfer, joined, chunks, offer: Box::new(Offer { plan, reception }) })
 }
 
 // Pull: we send, the peer receives.
@@ -191,8 +232,7 @@ async fn prepare_incoming<'a>(
 struct Outgoing<'a> {
     transfer: TransferId,
     joined: (Place<'a>, Joining),
-    plan: Plan,
-    process: Sending,
+    outset: Outset,
 }
 
 async fn outgoing(
@@ -203,7 +243,7 @@ async fn outgoing(
     grant: &Grant,
 ) -> Result<Outcome> {
     let _active = Active::new();
-    let Outgoing { transfer, joined: (_place, joining), plan, process } =
+    let Outgoing { transfer, joined: (_place, joining), outset } =
         match prepare_outgoing(node, link, open, grant).await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -211,8 +251,8 @@ async fn outgoing(
                 return Err(error);
             }
         };
-    let estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
-    let accept = TransferAccept { plan: Some(plan), window_bytes: 0 };
+    let accept = TransferAccept { plan: Some(outset.to_proto()), ..TransferAccept::default() };
+    let Outset { process, estimate, kept, .. } = outset;
     let mut exchange =
         Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
     exchange.estimate = estimate;
@@ -222,6 +262,7 @@ async fn outgoing(
         Ok(Outcome { result: "done", bytes: sent.fin.bytes })
     };
     let result = result.await;
+    kept.end(&result).await;
     conclude(&mut exchange.control, result).await
 }
 
@@ -234,10 +275,17 @@ async fn prepare_outgoing<'a>(
     let transfer = transfer_id(link, open)?;
     let ours = node.volumes.snapshots(grant.volume).await?;
     let target = ours.iter().find(|s| s.id == grant.snapshot).ok_or(Error::NoSnapshot(grant.snapshot))?;
-    let theirs = plans::have_from_proto(link.peer(), &open.have)?;
-    let plan = ds_zfs::plan_send(target, &ours, &theirs);
-    let estimate = node.volumes.estimate(&plan).await?;
+    let receiver = Reception::from_proto(link.peer(), open.reception.as_ref())?;
+    let bookmarks = node.volumes.bookmarks(grant.volume).await?;
+    let plan = ds_zfs::plan_send_from(target, &ours, &bookmarks, &receiver.have);
+    let source = node.volumes.sendable(&plan).await?;
+    let full = SendPlan { kind: StreamKind::Full, ..plan };
+    let features = node.volumes.features();
+    // A chain that cannot go on there ends, and the peer begins another.
+    let plan = plans::agree(plan, source, features, &receiver)
+        .or_else(|_| plans::agree(full, source, features, &receiver))
+        .map_err(|source| ds_zfs::Error::NoMode { volume: grant.volume, source })?;
     let joined = node.joins.open(transfer, link.peer(), grant.snapshot)?;
-    let process = node.volumes.send(&plan).await?;
-    Ok(Outgoing { transfer, joined, plan: plans::to_proto(&plan, estimate), process })
+    let outset = Outset::send(&node.volumes, plan, &receiver, transfer).await?;
+    Ok(Outgoing { transfer, joined, outset })
 }

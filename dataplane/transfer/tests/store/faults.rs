@@ -187,22 +187,24 @@ impl Hostile {
     async fn open(world: &World, runner: &Runner, what: What, guid: SnapshotGuid) -> Self {
         let ours = runner.volumes.find(what.volume, what.base.unwrap()).await.unwrap().unwrap();
         let transfer = TransferId(Uuid::new_v4().into_bytes());
+        let plan = Plan {
+            guid: guid.0,
+            base: what.base.unwrap().to_bytes(),
+            base_guid: ours.guid.0,
+            clone: true,
+            ..Plan::default()
+        };
         let open = TransferOpen {
             transfer: transfer.0.to_vec(),
             ticket: Some(world.signer.sign(&world.ticket(runner, Direction::Push, what))),
-            plan: Some(Plan {
-                guid: guid.0,
-                base: what.base.unwrap().to_bytes(),
-                base_guid: ours.guid.0,
-                clone: true,
-                estimate_bytes: 0,
-            }),
-            have: Vec::new(),
+            plan: Some(plan.clone()),
+            reception: None,
         };
         let link = runner.link(world).await;
         let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await.unwrap();
         let reply = control.recv.recv::<TransferReply>().await.unwrap().unwrap().reply.unwrap();
         assert!(matches!(reply, Reply::Accept(_)), "{reply:?}");
+        control.send.send(&TransferControl { message: Some(Message::Plan(plan)) }).await.unwrap();
         Self { link, control, transfer }
     }
 

@@ -65,6 +65,7 @@ impl Volumes {
     /// of it left half-done. What is not here is no error. Fails with [`Error::OnMainLine`] for the main line's snapshots and
     /// with [`Error::HasDependents`] while clones hang on it.
     pub async fn drop_branch(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<()> {
+        self.release_forsaken().await?;
         let _lock = self.lock(volume).await;
         let mut topology = self.topology_of(volume).await?;
         if topology.filesystem(Place::Main(volume)).is_none() && topology.holding(volume, snapshot).is_some()
@@ -90,6 +91,7 @@ impl Volumes {
     /// Destroys a volume with its branches and reading clones. What is not here is no error. Fails with
     /// [`Error::HasDependents`] while a task works on a clone of it.
     pub async fn drop_volume(&self, volume: VolumeId) -> Result<()> {
+        self.release_forsaken().await?;
         let _lock = self.lock(volume).await;
         let layout = &self.inner.layout;
         let (main, branches) = (self.name(Place::Main(volume)), layout.branches(volume));

@@ -1,9 +1,15 @@
 //! How a filesystem's snapshots came here and may go on: its mode and its encryption.
 
+use std::collections::HashMap;
+
 use ds_domain::ids::VolumeId;
 
 use super::Volumes;
-use crate::{Encryption, Error, MODE_PROPERTY, Result, SendPlan, StreamKind, StreamMode, command::zfs};
+use crate::{
+    Encryption, Error, Have, MODE_PROPERTY, Result, SendPlan, Snapshot, StreamKind, StreamMode,
+    command::{self, zfs},
+    names::Place,
+};
 
 /// What a filesystem is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -21,16 +27,47 @@ impl Chain {
 }
 
 impl Volumes {
-    /// How the volume has to be sent from here to be received on what came of it elsewhere: the mode in which it came here
-    /// itself, if it did, and whether it is encrypted. For [`StreamMode::negotiate`].
+    /// How the volume has to be sent from here to be received on what came of it elsewhere: the mode in which it came
+    /// here itself, if it did, and whether it is encrypted. For [`StreamMode::negotiate`]. A full stream begins a chain
+    /// of its own and need not keep to that mode.
     pub async fn sendable(&self, plan: &SendPlan) -> Result<(Encryption, Option<StreamMode>)> {
+        if !self.knows_modes() {
+            return Ok((Encryption::Off, None));
+        }
         let topology = self.topology_of(plan.volume).await?;
         let (volume, snapshot) = (plan.volume, plan.snapshot);
         let here = topology.holding(volume, snapshot).ok_or(Error::SnapshotMissing { volume, snapshot })?;
         let chain = self.chain(&here.name).await?;
-        // A full stream begins a chain of its own.
-        let mode = chain.mode.filter(|_| plan.kind != StreamKind::Full);
-        Ok((chain.encryption(), mode))
+        Ok((chain.encryption(), chain.mode))
+    }
+
+    /// What a sender has to know of the volume's snapshots here.
+    pub async fn haves(&self, volume: VolumeId) -> Result<Vec<Have>> {
+        let modes = self.modes(volume).await?;
+        let ours = self.snapshots(volume).await?;
+        let have = |ours: &Snapshot| Have { mode: modes.get(&ours.filesystem).copied(), ..ours.into() };
+        Ok(ours.iter().map(have).collect())
+    }
+
+    /// The modes in which the volume's filesystems came here, by their names.
+    async fn modes(&self, volume: VolumeId) -> Result<HashMap<String, StreamMode>> {
+        let mut modes = HashMap::new();
+        if !self.knows_modes() {
+            return Ok(modes);
+        }
+        let layout = &self.inner.layout;
+        let datasets = [&self.name(Place::Main(volume)), &layout.branches(volume), &layout.tasks()];
+        let mut arguments = vec!["get", "-Hp", "-r", "-t", "filesystem", "-o", "name,value", MODE_PROPERTY];
+        arguments.extend(datasets.map(String::as_str));
+        let mut note = |line: &str| {
+            let mode =
+                line.split_once('\t').and_then(|(name, mode)| Some((name.to_owned(), mode.parse().ok()?)));
+            modes.extend(mode);
+        };
+        match command::zfs_lines(&arguments, &mut note).await {
+            Ok(()) | Err(Error::NotFound(_)) => Ok(modes),
+            Err(error) => Err(error),
+        }
     }
 
     /// Nothing but plain streams can have brought anything to a machine that knows no others.
@@ -80,7 +117,7 @@ impl Volumes {
 
     /// Whether this machine's ZFS can send or receive so at all.
     pub(super) fn check_known(&self, mode: StreamMode) -> Result<()> {
-        if mode.is_known_to(self.features()) {
+        if mode.is_known_to(&self.features().streams()) {
             return Ok(());
         }
         let version = self.features().version.clone();

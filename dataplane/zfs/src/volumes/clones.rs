@@ -45,6 +45,7 @@ impl Volumes {
     /// Destroys a task's clones with their snapshots. A clone that something else hangs on becomes a branch, and an advance that
     /// was cut off is finished first. A task that is not here is no error.
     pub async fn drop_task(&self, task: TaskId) -> Result<()> {
+        self.release_forsaken().await?;
         let folder = self.inner.layout.task(task);
         let topology = self.topology(&[&folder]).await?;
         for clone in &topology.filesystems {

@@ -4,7 +4,7 @@
 //! ([`Volumes::guard_send`]); when it has arrived it is the common ground, and the last one is let go ([`Volumes::keep_sent`]); when
 //! it has not, [`Volumes::release`] lets go of it. What owners leave behind that are no more is collected.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
@@ -46,10 +46,16 @@ impl Volumes {
                 held => held?,
             }
         }
+        self.bookmark(plan.volume, plan.snapshot).await
+    }
+
+    /// Bookmarks a snapshot, so that a stream can start from it when it is gone. Can be repeated; without bookmarks
+    /// (zfs-fuse) nothing happens.
+    pub async fn bookmark(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<()> {
         if !self.features().bookmarks {
             return Ok(());
         }
-        let snapshot = self.located(plan.volume, plan.snapshot).await?;
+        let snapshot = self.located(volume, snapshot).await?;
         let bookmark = snapshot.replace('@', "#");
         match zfs(&["bookmark", &snapshot, &bookmark]).await {
             Err(Error::Failed(failure) | Error::Exists(failure))
@@ -98,15 +104,29 @@ impl Volumes {
         Ok(pruned)
     }
 
-    /// Lets go of everything that owners hold who are not among the `live`; gives how many holds that were. On zfs-fuse, which
-    /// cannot list holds, it fails with [`Error::Unsupported`]: there [`Volumes::release_all`] lets go of one known owner's.
-    pub async fn collect_holds(&self, live: &[&str]) -> Result<usize> {
+    /// Destroys the oldest bookmarks of each of the volume's filesystems that has more than `most`.
+    pub async fn limit_bookmarks(&self, volume: VolumeId, most: usize) -> Result<()> {
+        let mut of: BTreeMap<String, usize> = BTreeMap::new();
+        for bookmark in self.bookmarks(volume).await?.iter().rev() {
+            let newer = of.entry(bookmark.filesystem.clone()).or_default();
+            if *newer >= most {
+                let name = bookmark_name(&bookmark.filesystem, bookmark.snapshot);
+                ignore_missing(zfs(&["destroy", &name]).await)?;
+            }
+            *newer += 1;
+        }
+        Ok(())
+    }
+
+    /// Lets go of everything that owners hold of whom `is_gone` says so; gives how many holds that were. On zfs-fuse,
+    /// which cannot list holds, it fails with [`Error::Unsupported`]: there [`Volumes::release_all`] lets go of one
+    /// known owner's.
+    pub async fn collect_holds(&self, is_gone: &(dyn Fn(&str) -> bool + Sync)) -> Result<usize> {
         if self.features().implementation == Implementation::ZfsFuse {
             let version = self.features().version.clone();
             return Err(Error::Unsupported { version, what: "a listing of holds (OpenZFS)" });
         }
-        let live: HashSet<&str> = live.iter().copied().collect();
-        let stale = |tag: &str| tag.strip_prefix(TAGS).is_some_and(|owner| !live.contains(owner));
+        let stale = |tag: &str| tag.strip_prefix(TAGS).is_some_and(is_gone);
         let mut collected = 0;
         for names in self.held().await?.chunks(NAMES_AT_ONCE) {
             let mut snapshots_by_tag: BTreeMap<String, Vec<String>> = BTreeMap::new();

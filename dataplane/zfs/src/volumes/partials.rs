@@ -2,10 +2,8 @@
 
 use ds_domain::ids::{SnapshotId, VolumeId};
 
-use super::{Volumes, ignore_missing};
-use crate::{
-    Error, Intake, Result, ResumeToken, SendPlan, Sending, command, drr::Start, names::Place, stream,
-};
+use super::{Volumes, ignore_missing, streams::continued};
+use crate::{Error, Intake, Result, ResumeToken, SendPlan, Sending, command, names::Place, stream};
 
 const NEEDS_TOKENS: &str = "resumable receives (OpenZFS 0.7)";
 
@@ -55,6 +53,11 @@ impl Volumes {
         Ok(collected)
     }
 
+    /// What a token of another machine says; `None` where it is none, or where this ZFS knows no tokens.
+    pub async fn read_token(&self, token: &str) -> Result<Option<ResumeToken>> {
+        if self.features().resume { decode(token).await } else { Ok(None) }
+    }
+
     /// Starts sending what is still missing at the end that gave this token. Fails with [`Error::StaleToken`] where the token is
     /// none or belongs to another stream than the planned one: that end is then to discard it and start over.
     pub async fn send_resumed(&self, plan: &SendPlan, token: &str) -> Result<Sending> {
@@ -82,9 +85,13 @@ impl Volumes {
             self.discard(&partial).await?;
             return Err(stale(plan));
         }
+        // A token does not name all that was allowed when it was begun.
+        if let Some(continued) = continued(&self.topology_of(volume).await?, plan) {
+            self.check_receiving(plan, continued).await?;
+        }
         let claim = self.inner.receiving.claim(&partial.filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
-        Ok(Intake::new(self.clone(), *plan, partial.filesystem, Start::Resumed, claim))
+        Ok(Intake::new(self.clone(), *plan, partial.filesystem, Some(partial.token), claim))
     }
 
     /// What the token of a half-received filesystem says.

@@ -6,7 +6,6 @@ use super::{Volumes, create_filesystem, destroy, destroy_tree, ignore_missing};
 use crate::{
     Base, Error, Failure, Intake, Result, SendPlan, Sending, StreamKind,
     command::zfs,
-    drr::Start,
     names::{Place, snapshot_name},
     stream,
     topology::{Filesystem, Topology},
@@ -73,7 +72,7 @@ impl Volumes {
             // What was half received on it would be in the way.
             None => self.drop_partial_on(&filesystem).await?,
         }
-        Ok(Intake::new(self.clone(), *plan, filesystem, Start::Anew, claim))
+        Ok(Intake::new(self.clone(), *plan, filesystem, None, claim))
     }
 
     /// Clears what a crash left where a new filesystem is to be received, and makes its folder. [`Error::Busy`] if it is no leftover.
@@ -167,7 +166,7 @@ fn landing(topology: &Topology, plan: &SendPlan) -> Result<Landing> {
 }
 
 /// The filesystem here whose history the stream continues.
-fn continued<'a>(topology: &'a Topology, plan: &SendPlan) -> Option<&'a str> {
+pub(super) fn continued<'a>(topology: &'a Topology, plan: &SendPlan) -> Option<&'a str> {
     let base = plan.kind.base()?;
     topology
         .of(plan.volume)

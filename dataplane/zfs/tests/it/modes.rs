@@ -9,7 +9,7 @@ fn mode_of(filesystem: &str) -> String {
 
 async fn negotiated(from: &Volumes, to: &Volumes, plan: SendPlan) -> SendPlan {
     let (encryption, chain) = from.sendable(&plan).await.unwrap();
-    let mode = StreamMode::negotiate(encryption, chain, from.features(), to.features()).unwrap();
+    let mode = StreamMode::negotiate(encryption, chain, from.features(), &to.features().streams()).unwrap();
     plan.with_mode(mode)
 }
 

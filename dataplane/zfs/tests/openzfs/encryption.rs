@@ -77,7 +77,8 @@ async fn a_replica_without_the_key() {
     let (sealed, there) = (Sealed::create(&pair.from, 9).await, &pair.to.volumes);
     let (volume, first) = (sealed.volume, sealed.first);
     let second = sealed.commit(first, "f", &noise(200_000)).await;
-    let agreed = StreamMode::negotiate(Encryption::On, None, sealed.volumes.features(), there.features());
+    let agreed =
+        StreamMode::negotiate(Encryption::On, None, sealed.volumes.features(), &there.features().streams());
     assert_eq!(agreed, Ok(StreamMode::Raw));
     for target in [first, second] {
         sealed.bring(there, target).await.unwrap();

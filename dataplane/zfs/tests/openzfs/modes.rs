@@ -16,9 +16,9 @@ const ALL: StreamMode =
 async fn two_of_a_kind_agree_on_everything() {
     let Some(pair) = pair("what two OpenZFS agree on: -L, -c and -e").await else { return };
     let (from, to) = (pair.from.volumes.features(), pair.to.volumes.features());
-    assert_eq!(StreamMode::negotiate(Encryption::Off, None, from, to), Ok(ALL));
+    assert_eq!(StreamMode::negotiate(Encryption::Off, None, from, &to.streams()), Ok(ALL));
     assert_eq!(
-        StreamMode::negotiate(Encryption::Off, Some(StreamMode::PLAIN), from, to),
+        StreamMode::negotiate(Encryption::Off, Some(StreamMode::PLAIN), from, &to.streams()),
         Ok(StreamMode::PLAIN)
     );
 }
