@@ -127,7 +127,7 @@ impl Hub {
         let (for_nodes, stopping) = (core.clone(), core.clone());
         work.spawn(async move { nodes::serve(for_nodes, identity, nodes).await.map_err(Error::Nodes) });
         work.spawn(async move {
-            keep_going(&core).await;
+            Box::pin(keep_going(&core)).await;
             Ok(())
         });
         let first = tokio::select! {

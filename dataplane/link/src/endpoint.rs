@@ -3,7 +3,6 @@
 use std::{
     fmt,
     net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
-    pin::pin,
     str::FromStr,
     sync::Arc,
     thread,
@@ -255,10 +254,11 @@ impl Dialer {
         self.dial_from(None, address, node).await
     }
 
+    /// Boxed, since a handshake's state is large, and who dials may be deep within others' futures.
     async fn dial_from(&self, from: Option<&Socket>, address: SocketAddr, node: NodeId) -> Result<Link> {
         match self.transports {
-            Transports::Only(Transport::Quic) => self.over_quic(from, address, node).await,
-            Transports::Only(Transport::Tcp) => self.over_tcp(address, node).await,
+            Transports::Only(Transport::Quic) => Box::pin(self.over_quic(from, address, node)).await,
+            Transports::Only(Transport::Tcp) => Box::pin(self.over_tcp(address, node)).await,
             Transports::Auto => self.over_either(from, address, node).await,
         }
     }
@@ -278,11 +278,11 @@ impl Dialer {
     /// QUIC if it answers in time, else what comes first. QUIC is asked first each time, so a network that lets UDP through
     /// again is noticed.
     async fn over_either(&self, from: Option<&Socket>, address: SocketAddr, node: NodeId) -> Result<Link> {
-        let mut quic = pin!(self.over_quic(from, address, node));
+        let mut quic = Box::pin(self.over_quic(from, address, node));
         if let Ok(linked) = timeout(QUIC_HEAD_START, &mut quic).await {
             return linked;
         }
-        let mut tcp = pin!(self.over_tcp(address, node));
+        let mut tcp = Box::pin(self.over_tcp(address, node));
         tokio::select! {
             linked = &mut quic => match linked {
                 Ok(link) => Ok(link),
