@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use ds_blockio::BlockIo;
 use ds_domain::NodeId;
-use ds_link::Endpoint;
+use ds_link::{Endpoint, Transports};
 use ds_zfs::{Features, Implementation, Volumes};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +37,8 @@ pub struct RunnerConfig {
     pub labels: BTreeMap<String, String>,
     /// Where the Docker daemon listens, such as `unix:///var/run/docker.sock`. Absent: `$DOCKER_HOST`, or the usual socket.
     pub docker_host: Option<String>,
+    /// What links to stores may go over.
+    pub transports: Transports,
 }
 
 /// A runner that has all it needs.
@@ -60,6 +62,7 @@ impl Runner {
         let volumes = Volumes::open(&config.root, &config.mount_dir).await?;
         let machine = machine::probe(zfs_name(volumes.features()), docker.version().await?).await;
         let endpoint = Endpoint::client(&registered.identity).map_err(Error::Identity)?;
+        let endpoint = endpoint.over(config.transports);
         let hub = Arc::new(Hub::new(&registered.hub.address));
         let io = BlockIo::detect();
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use ds_link::Transports;
 use ds_runner::{Runner, RunnerConfig};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +32,9 @@ pub(crate) struct RunnerArgs {
     /// Where the Docker daemon listens, such as `unix:///var/run/docker.sock`. Without it: `DOCKER_HOST`, or the usual socket.
     #[arg(long, value_name = "ADDRESS")]
     docker_host: Option<String>,
+    /// What data goes over: `quic` (UDP), `tcp`, or `auto` for whichever gets through and moves more.
+    #[arg(long, value_name = "HOW", env = "DS_TRANSPORT", default_value_t)]
+    transport: Transports,
     #[command(flatten)]
     metrics: Metrics,
     #[command(flatten)]
@@ -48,6 +52,7 @@ pub(crate) fn run(args: RunnerArgs) -> Result<()> {
         slots: args.slots,
         labels: args.labels.into_iter().collect(),
         docker_host: args.docker_host,
+        transports: args.transport,
     };
     let stop = CancellationToken::new();
     args.metrics.install();

@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use ds_domain::{NodeId, SnapshotId, TaskId, VolumeId};
-use ds_link::{Ca, Endpoint, RegistrationToken, Role};
+use ds_link::{Ca, Endpoint, RegistrationToken, Role, Transports};
 use ds_proto::{
     PROTOCOL,
     v1::{
@@ -164,6 +164,7 @@ impl World {
             slots: 2,
             labels,
             docker_host,
+            transports: Transports::default(),
         };
         let mut world = Self { hub, first, config, runner: None, stop, pools, _dir: dir };
         world.start_runner().await;

@@ -172,7 +172,10 @@ async fn an_import_that_fails_leaves_nothing() {
         let archive = pieces(&tar(&[(EntryType::Regular, "small", b"x")]));
         match client.import_tar(volume, first, snapshot, "", archive).await {
             Ok(_) => break,
-            Err(error) => assert!(error.to_string().contains("under way"), "{error}"),
+            // Each try has a link, and so many at once are too many as well.
+            Err(error) => {
+                assert!(error.to_string().contains("under way") || error.is_retryable(), "{error:?}")
+            }
         }
     }
     client.drop_snapshot(volume, snapshot).await.unwrap();
