@@ -1,0 +1,85 @@
+//! The path for TCP connections.
+
+use std::{
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::Path;
+
+/// Bytes that are carried at once, and meet one fate.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// Connections at once; whoever dials another one waits.
+const MAX_CONNECTIONS: usize = 1_024;
+
+/// How often it is looked whether a silent path has found its voice.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Towards,
+    Back,
+}
+
+pub(super) async fn carry(listener: TcpListener, path: Arc<Path>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => {
+                if let Ok((incoming, _)) = accepted {
+                    connections.spawn(connect(incoming, Arc::clone(&path)));
+                }
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Where nobody listens, the dialling end sees its connection end.
+async fn connect(incoming: TcpStream, path: Arc<Path>) {
+    let born = path.epoch();
+    let Ok(outgoing) = TcpStream::connect(path.target).await else { return };
+    let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
+    let (from_dialler, to_dialler) = incoming.into_split();
+    let (from_target, to_target) = outgoing.into_split();
+    tokio::join!(
+        pour(from_dialler, to_target, Way::Towards, born, &path),
+        pour(from_target, to_dialler, Way::Back, born, &path)
+    );
+}
+
+async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, born: u64, path: &Path) {
+    let mut piece = vec![0; PIECE_BYTES];
+    // An end that breaks off ends both directions soon: the other one finds nobody to write to.
+    while let Ok(length @ 1..) = from.read(&mut piece).await {
+        let counter = if way == Way::Towards { &path.towards } else { &path.back };
+        counter.fetch_add(length as u64, Ordering::Relaxed);
+        while path.weather().is_silent() && path.knows(born) {
+            sleep(LOOK).await;
+        }
+        if !path.knows(born) {
+            // Both ends keep a connection over which nothing comes any more.
+            return pending().await;
+        }
+        let delay = path.fate_of_piece(&mut piece[..length]);
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
+        if to.write_all(&piece[..length]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}

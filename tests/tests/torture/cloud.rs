@@ -1,0 +1,232 @@
+//! A store and two nodes that move snapshots to and from it, each on a pool of its own; and the hub's keys.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context, Result};
+use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
+use ds_link::{Ca, Endpoint, Identity, Role};
+use ds_proto::v1::{Direction, Ticket};
+use ds_tests::{
+    FilePool, Relay, free_tcp_port,
+    mover::{MoveSpec, StoreSpec, Way},
+    run,
+};
+use ds_transfer::{StoreClient, ticket::TicketSigner};
+use ds_zfs::Volumes;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::worker::Worker;
+
+/// Of each pool; the files are sparse.
+const POOL_MIB: u64 = 1_536;
+
+/// How long a ticket is good for.
+const TICKET_MS: i64 = 60_000;
+
+/// Tries to take the room of a pool that is written to, each with a MiB less.
+const FILL_TRIES: u64 = 20;
+
+/// Lines of a log that a failure shows.
+const LAST_WORDS: usize = 15;
+
+/// The whole arrangement.
+pub(crate) struct Cloud {
+    // Fields drop in this order: processes before the pools that they use.
+    store: Option<Worker>,
+    /// Where snapshots are made and pushed from.
+    pub(crate) author: Node,
+    /// Where they are pulled to.
+    pub(crate) replica: Node,
+    /// The store's pool, seen from beside it.
+    pub(crate) stored: Node,
+    address: SocketAddr,
+    ca: Ca,
+    signer: TicketSigner,
+    folder: TempDir,
+}
+
+/// A pool with a dataset and who owns it.
+pub(crate) struct Node {
+    pub(crate) pool: FilePool,
+    pub(crate) volumes: Volumes,
+    id: NodeId,
+    /// With its identity, its mountpoints, its log.
+    folder: PathBuf,
+}
+
+impl Node {
+    async fn create(ca: &Ca, role: Role, parent: &Path, name: &str) -> Result<Self> {
+        let pool = FilePool::create(POOL_MIB)?;
+        let (id, folder) = (NodeId(Uuid::new_v4()), parent.join(name));
+        ca.issue(role, id)?.save(&folder)?;
+        // It takes all room when the disk is to be full.
+        run("zfs", &["create", &pool.dataset("ballast")])?;
+        let volumes = Volumes::open(&pool.dataset("data"), &folder.join("mnt")).await?;
+        Ok(Self { pool, volumes, id, folder })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Leaves about so many bytes free.
+    pub(crate) fn fill(&self, leave: u64) -> Result<()> {
+        let mut filled = Ok(());
+        for missed in 0..FILL_TRIES {
+            let free = run("zfs", &["get", "-Hp", "-o", "value", "available", self.pool.name()])?;
+            let free: u64 = free.trim().parse()?;
+            // Meanwhile others write as well.
+            filled = self.reserve(&free.saturating_sub(leave + (missed << 20)).to_string());
+            if filled.is_ok() {
+                break;
+            }
+        }
+        filled
+    }
+
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.reserve("none")
+    }
+
+    fn reserve(&self, bytes: &str) -> Result<()> {
+        run("zfs", &["set", &format!("reservation={bytes}"), &self.pool.dataset("ballast")]).map(drop)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+impl Cloud {
+    pub(crate) async fn start(seed: u64) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir()?;
+        let ca = Ca::create()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let mut cloud = Self {
+            store: None,
+            author: Node::create(&ca, Role::Runner, folder.path(), "author").await?,
+            replica: Node::create(&ca, Role::Runner, folder.path(), "replica").await?,
+            stored: Node::create(&ca, Role::Store, folder.path(), "store").await?,
+            address,
+            ca,
+            signer: TicketSigner::create()?,
+            folder,
+        };
+        cloud.start_store().await?;
+        Ok(cloud)
+    }
+
+    /// Starts the store where it always is, and waits until it listens.
+    pub(crate) async fn start_store(&mut self) -> Result<()> {
+        let spec = StoreSpec {
+            identity: self.stored.folder.clone(),
+            root: self.stored.pool.dataset("data"),
+            state_dir: self.stored.folder.clone(),
+            listen: self.address,
+            ticket_public_key: self.signer.public_key(),
+        };
+        let mut store = Worker::start("store", &spec, &self.stored.log())?;
+        store.ready().await?;
+        self.store = Some(store);
+        Ok(())
+    }
+
+    pub(crate) async fn kill_store(&mut self) -> Result<()> {
+        self.store.take().context("the store runs")?.kill().await
+    }
+
+    /// A path to the store.
+    pub(crate) async fn path(&self, seed: u64) -> Result<Relay> {
+        Relay::to(self.address, seed).await
+    }
+
+    /// The hub's end of the store.
+    pub(crate) fn hub(&self) -> Result<StoreClient> {
+        let identity: Identity = self.ca.issue(Role::Hub, NodeId(Uuid::new_v4()))?;
+        Ok(StoreClient::new(Endpoint::client(&identity)?, self.address, self.stored.id))
+    }
+
+    /// Which node dials, and which one receives.
+    pub(crate) fn ends(&self, way: Way) -> (&Node, &Node) {
+        match way {
+            Way::Push => (&self.author, &self.stored),
+            Way::Pull => (&self.replica, &self.replica),
+        }
+    }
+
+    /// Starts to move a snapshot over the path, with a fresh ticket.
+    pub(crate) fn mover(
+        &self,
+        way: Way,
+        volume: VolumeId,
+        (snapshot, base): (SnapshotId, Option<SnapshotId>),
+        path: &Relay,
+    ) -> Result<Worker> {
+        let (client, _) = self.ends(way);
+        let direction = if way == Way::Push { Direction::Push } else { Direction::Pull };
+        let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let now_ms = i64::try_from(since.as_millis())?;
+        let ticket = self.signer.sign(&Ticket {
+            id: Uuid::new_v4().into_bytes().to_vec(),
+            peer: client.id.to_bytes(),
+            store: self.stored.id.to_bytes(),
+            volume: volume.to_bytes(),
+            snapshot: snapshot.to_bytes(),
+            base: base.map(SnapshotId::to_bytes).unwrap_or_default(),
+            direction: direction.into(),
+            issued_ms: now_ms,
+            expires_ms: now_ms + TICKET_MS,
+        });
+        let spec = MoveSpec {
+            way,
+            identity: client.folder.clone(),
+            root: client.pool.dataset("data"),
+            mounts: client.folder.join("mnt"),
+            address: path.address(),
+            store: self.stored.id,
+            volume,
+            snapshot,
+            ticket: ticket.payload,
+            signature: ticket.signature,
+        };
+        Worker::start("move", &spec, &client.log())
+    }
+
+    pub(crate) fn nodes(&self) -> [&Node; 3] {
+        [&self.author, &self.stored, &self.replica]
+    }
+
+    /// Where everything lies that is no pool.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The ends of the logs, for a failure.
+    pub(crate) fn last_words(&self) -> String {
+        let last_words = |node: &Node| {
+            let log = std::fs::read_to_string(node.log()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+            format!("---- {}\n{}\n", node.log().display(), last.join("\n"))
+        };
+        self.nodes().map(last_words).concat()
+    }
+}
+
+/// Free for UDP and TCP: a store may listen on both.
+fn free_port() -> Result<u16> {
+    loop {
+        let port = free_tcp_port()?;
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+}
+
+/// For what ends by itself, but not at once.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);

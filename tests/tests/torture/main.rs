@@ -1,0 +1,48 @@
+//! Torture: at many points chosen by a seed, the processes that move snapshots are killed, the network between them is cut or
+//! goes mad, or the disk is full. Every snapshot arrives all the same, byte for byte and under its GUID; none that was
+//! acknowledged is ever gone; a lost link costs at most one window; and nothing is left behind.
+//!
+//! `DS_TORTURE_POINTS` sets the number of points (default 12), `DS_TORTURE_SEED` the seed, and `DS_TORTURE_PERCENT` scales the
+//! data, for a machine that is slow. A failure prints its seed. Start reading at `plan`, then `point`.
+
+mod cloud;
+mod edits;
+mod plan;
+mod point;
+mod traces;
+mod trees;
+mod worker;
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use ds_tests::number;
+
+use self::{cloud::Cloud, plan::Plans, point::Tortured};
+
+/// Fixed, so that a red check is about a change and not about luck; chosen for a slice with every kind of fault in it.
+const DEFAULT_SEED: u64 = 1;
+const DEFAULT_POINTS: u64 = 12;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_snapshot_arrives_whatever_happens() -> Result<()> {
+    let seed = number("DS_TORTURE_SEED").unwrap_or(DEFAULT_SEED);
+    let points = number("DS_TORTURE_POINTS").unwrap_or(DEFAULT_POINTS);
+    let mut tortured = Tortured::new(Cloud::start(seed).await?);
+    let mut plans = Plans::new(seed, number("DS_TORTURE_PERCENT").unwrap_or(100));
+    for number in 0..points {
+        let (plan, start) = (plans.next(), Instant::now());
+        let outcome = match tortured.point(&plan).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                let said = tortured.cloud.last_words();
+                return Err(error)
+                    .context(format!("point {number} of DS_TORTURE_SEED={seed}: {plan:?}\n{said}"));
+            }
+        };
+        println!("{number:3} {:5.1} s {outcome} {plan}", start.elapsed().as_secs_f32());
+    }
+    tortured.finish().await.with_context(|| format!("after {points} points of DS_TORTURE_SEED={seed}"))?;
+    println!("{points} points of DS_TORTURE_SEED={seed}: {}", tortured.counts);
+    Ok(())
+}
