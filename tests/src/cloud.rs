@@ -1,26 +1,27 @@
-//! A store and two nodes that move snapshots to and from it, each on a pool of its own; and the hub's keys.
+//! A store and two nodes that move snapshots to and from it, each on a pool of its own; and the hub's keys. There is no hub:
+//! a test is it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_link::{Ca, Endpoint, Identity, Role};
-use ds_proto::v1::{Direction, Ticket};
-use ds_tests::{
-    FilePool, Relay, free_tcp_port,
-    mover::{MoveSpec, StoreSpec, Way},
-    run,
-};
+use ds_proto::v1::{Direction, SignedTicket, Ticket};
 use ds_transfer::{StoreClient, ticket::TicketSigner};
 use ds_zfs::Volumes;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::worker::Worker;
+use crate::{
+    FilePool, Relay, free_tcp_port,
+    mover::{MoveSpec, StoreSpec, Way},
+    run,
+    worker::Worker,
+};
 
 /// Of each pool; the files are sparse.
 const POOL_MIB: u64 = 1_536;
@@ -34,27 +35,43 @@ const FILL_TRIES: u64 = 20;
 /// Lines of a log that a failure shows.
 const LAST_WORDS: usize = 15;
 
+/// One snapshot, and what it is sent from when it is pushed.
+#[derive(Debug, Clone, Copy)]
+pub struct What {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The ticket says so; nothing for a full stream.
+    pub base: Option<SnapshotId>,
+}
+
 /// The whole arrangement.
-pub(crate) struct Cloud {
+pub struct Cloud {
     // Fields drop in this order: processes before the pools that they use.
     store: Option<Worker>,
     /// Where snapshots are made and pushed from.
-    pub(crate) author: Node,
+    pub author: Node,
     /// Where they are pulled to.
-    pub(crate) replica: Node,
+    pub replica: Node,
     /// The store's pool, seen from beside it.
-    pub(crate) stored: Node,
-    address: SocketAddr,
-    ca: Ca,
+    pub stored: Node,
+    /// Where the store listens.
+    pub address: SocketAddr,
+    /// Of the hub.
+    pub ca: Ca,
     signer: TicketSigner,
     folder: TempDir,
 }
 
 /// A pool with a dataset and who owns it.
-pub(crate) struct Node {
-    pub(crate) pool: FilePool,
-    pub(crate) volumes: Volumes,
-    id: NodeId,
+pub struct Node {
+    /// Its pool.
+    pub pool: FilePool,
+    /// What it owns there.
+    pub volumes: Volumes,
+    /// Who it is.
+    pub id: NodeId,
     /// With its identity, its mountpoints, its log.
     folder: PathBuf,
 }
@@ -70,12 +87,13 @@ impl Node {
         Ok(Self { pool, volumes, id, folder })
     }
 
-    pub(crate) fn folder(&self) -> &Path {
+    /// Its own folder.
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Leaves about so many bytes free.
-    pub(crate) fn fill(&self, leave: u64) -> Result<()> {
+    pub fn fill(&self, leave: u64) -> Result<()> {
         let mut filled = Ok(());
         for missed in 0..FILL_TRIES {
             let free = run("zfs", &["get", "-Hp", "-o", "value", "available", self.pool.name()])?;
@@ -89,7 +107,8 @@ impl Node {
         filled
     }
 
-    pub(crate) fn make_room(&self) -> Result<()> {
+    /// Takes back what [`Node::fill`] did.
+    pub fn make_room(&self) -> Result<()> {
         self.reserve("none")
     }
 
@@ -103,7 +122,8 @@ impl Node {
 }
 
 impl Cloud {
-    pub(crate) async fn start(seed: u64) -> Result<Self> {
+    /// Makes pools and keys, and starts the store.
+    pub async fn start(seed: u64) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir()?;
         let ca = Ca::create()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
@@ -122,7 +142,7 @@ impl Cloud {
     }
 
     /// Starts the store where it always is, and waits until it listens.
-    pub(crate) async fn start_store(&mut self) -> Result<()> {
+    pub async fn start_store(&mut self) -> Result<()> {
         let spec = StoreSpec {
             identity: self.stored.folder.clone(),
             root: self.stored.pool.dataset("data"),
@@ -136,52 +156,57 @@ impl Cloud {
         Ok(())
     }
 
-    pub(crate) async fn kill_store(&mut self) -> Result<()> {
+    /// Ends it as `kill -9` does.
+    pub async fn kill_store(&mut self) -> Result<()> {
         self.store.take().context("the store runs")?.kill().await
     }
 
+    /// Memory of the store's process in bytes.
+    pub fn store_memory(&self) -> Result<u64> {
+        self.store.as_ref().context("the store runs")?.memory()
+    }
+
     /// A path to the store.
-    pub(crate) async fn path(&self, seed: u64) -> Result<Relay> {
+    pub async fn path(&self, seed: u64) -> Result<Relay> {
         Relay::to(self.address, seed).await
     }
 
     /// The hub's end of the store.
-    pub(crate) fn hub(&self) -> Result<StoreClient> {
+    pub fn hub(&self) -> Result<StoreClient> {
         let identity: Identity = self.ca.issue(Role::Hub, NodeId(Uuid::new_v4()))?;
         Ok(StoreClient::new(Endpoint::client(&identity)?, self.address, self.stored.id))
     }
 
     /// Which node dials, and which one receives.
-    pub(crate) fn ends(&self, way: Way) -> (&Node, &Node) {
+    pub fn ends(&self, way: Way) -> (&Node, &Node) {
         match way {
             Way::Push => (&self.author, &self.stored),
             Way::Pull => (&self.replica, &self.replica),
         }
     }
 
-    /// Starts to move a snapshot over the path, with a fresh ticket.
-    pub(crate) fn mover(
-        &self,
-        way: Way,
-        volume: VolumeId,
-        (snapshot, base): (SnapshotId, Option<SnapshotId>),
-        path: &Relay,
-    ) -> Result<Worker> {
-        let (client, _) = self.ends(way);
+    /// Lets `peer` move a snapshot once.
+    pub fn ticket(&self, peer: NodeId, way: Way, what: What) -> Result<SignedTicket> {
         let direction = if way == Way::Push { Direction::Push } else { Direction::Pull };
         let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let now_ms = i64::try_from(since.as_millis())?;
-        let ticket = self.signer.sign(&Ticket {
+        Ok(self.signer.sign(&Ticket {
             id: Uuid::new_v4().into_bytes().to_vec(),
-            peer: client.id.to_bytes(),
+            peer: peer.to_bytes(),
             store: self.stored.id.to_bytes(),
-            volume: volume.to_bytes(),
-            snapshot: snapshot.to_bytes(),
-            base: base.map(SnapshotId::to_bytes).unwrap_or_default(),
+            volume: what.volume.to_bytes(),
+            snapshot: what.snapshot.to_bytes(),
+            base: what.base.map(SnapshotId::to_bytes).unwrap_or_default(),
             direction: direction.into(),
             issued_ms: now_ms,
             expires_ms: now_ms + TICKET_MS,
-        });
+        }))
+    }
+
+    /// Starts to move a snapshot over the path, with a fresh ticket.
+    pub fn mover(&self, way: Way, what: What, path: &Relay) -> Result<Worker> {
+        let (client, _) = self.ends(way);
+        let ticket = self.ticket(client.id, way, what)?;
         let spec = MoveSpec {
             way,
             identity: client.folder.clone(),
@@ -189,25 +214,26 @@ impl Cloud {
             mounts: client.folder.join("mnt"),
             address: path.address(),
             store: self.stored.id,
-            volume,
-            snapshot,
+            volume: what.volume,
+            snapshot: what.snapshot,
             ticket: ticket.payload,
             signature: ticket.signature,
         };
         Worker::start("move", &spec, &client.log())
     }
 
-    pub(crate) fn nodes(&self) -> [&Node; 3] {
+    /// All three.
+    pub fn nodes(&self) -> [&Node; 3] {
         [&self.author, &self.stored, &self.replica]
     }
 
     /// Where everything lies that is no pool.
-    pub(crate) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
     /// The ends of the logs, for a failure.
-    pub(crate) fn last_words(&self) -> String {
+    pub fn last_words(&self) -> String {
         let last_words = |node: &Node| {
             let log = std::fs::read_to_string(node.log()).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
@@ -227,6 +253,3 @@ fn free_port() -> Result<u16> {
         }
     }
 }
-
-/// For what ends by itself, but not at once.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(3);

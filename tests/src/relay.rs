@@ -62,6 +62,7 @@ pub struct Relay {
 /// What all flows share.
 #[derive(Debug)]
 struct Path {
+    exit: Ipv4Addr,
     target: SocketAddr,
     sky: Mutex<(Weather, Dice)>,
     /// Flows that began in an earlier one are forgotten.
@@ -73,9 +74,15 @@ struct Path {
 impl Relay {
     /// To the node that listens at `target`. Needs a tokio runtime.
     pub async fn to(target: SocketAddr, seed: u64) -> Result<Self> {
+        Self::leaving_from(Ipv4Addr::LOCALHOST, target, seed).await
+    }
+
+    /// The same where the target sees those who dial at the address `exit` of this machine.
+    pub async fn leaving_from(exit: Ipv4Addr, target: SocketAddr, seed: u64) -> Result<Self> {
         let (datagrams, streams) = listen().await?;
         let address = datagrams.local_addr()?;
         let path = Arc::new(Path {
+            exit,
             target,
             sky: Mutex::new((Weather::CLEAR, Dice::new(seed))),
             epoch: AtomicU64::new(0),

@@ -6,21 +6,26 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use ds_tests::mover::{End, READY, WRITTEN};
 use serde::Serialize;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
 };
 
+use crate::{
+    memory_bytes,
+    mover::{End, READY, WRITTEN},
+};
+
 /// One process, killed when dropped. What it logs is added to a file.
-pub(crate) struct Worker {
+pub struct Worker {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 /// What a worker says.
-pub(crate) enum Said {
+pub enum Said {
+    /// So many bytes are written at the receiver.
     Written(u64),
     /// `None` where it was killed before it said how it ended.
     Ended(Option<End>),
@@ -28,7 +33,7 @@ pub(crate) enum Said {
 
 impl Worker {
     /// Starts `ds-mover WHAT` with what it has to do written to a file beside its log.
-    pub(crate) fn start(what: &str, spec: &impl Serialize, log: &Path) -> Result<Self> {
+    pub fn start(what: &str, spec: &impl Serialize, log: &Path) -> Result<Self> {
         let file = log.with_extension("json");
         std::fs::write(&file, serde_json::to_vec(spec)?)?;
         let log = std::fs::File::options().create(true).append(true).open(log)?;
@@ -45,7 +50,7 @@ impl Worker {
     }
 
     /// Waits until a store listens.
-    pub(crate) async fn ready(&mut self) -> Result<()> {
+    pub async fn ready(&mut self) -> Result<()> {
         match self.lines.next_line().await? {
             Some(line) if line == READY => Ok(()),
             other => bail!("a store that was to listen says {other:?}"),
@@ -53,7 +58,7 @@ impl Worker {
     }
 
     /// What it says next. May be cancelled.
-    pub(crate) async fn next(&mut self) -> Result<Said> {
+    pub async fn next(&mut self) -> Result<Said> {
         match self.lines.next_line().await? {
             None => Ok(Said::Ended(None)),
             Some(line) => match line.strip_prefix(WRITTEN) {
@@ -63,14 +68,21 @@ impl Worker {
         }
     }
 
+    /// Resident memory in bytes.
+    pub fn memory(&self) -> Result<u64> {
+        memory_bytes(self.child.id().context("not running")?)
+    }
+
     /// Ends it as `kill -9` does, and reaps it.
-    pub(crate) async fn kill(mut self) -> Result<()> {
+    pub async fn kill(mut self) -> Result<()> {
         Ok(self.child.kill().await?)
     }
 }
 
-/// In the build folder, or in another machine on the PATH.
+/// In the build folder of the test, or in another machine on the PATH.
 fn program() -> PathBuf {
-    let built = Path::new(env!("CARGO_BIN_EXE_ds-mover"));
-    if built.is_file() { built.to_owned() } else { PathBuf::from("ds-mover") }
+    let test = std::env::current_exe().unwrap_or_default();
+    // Tests lie in target/<profile>/deps.
+    let built = test.ancestors().nth(2).map(|folder| folder.join("ds-mover"));
+    built.filter(|program| program.is_file()).unwrap_or_else(|| "ds-mover".into())
 }

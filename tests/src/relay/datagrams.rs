@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -61,7 +61,7 @@ async fn flow<'a>(
         if flows.len() >= MAX_FLOWS {
             return None;
         }
-        let out = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.ok()?);
+        let out = Arc::new(UdpSocket::bind((path.exit, 0)).await.ok()?);
         out.connect(path.target).await.ok()?;
         let born = path.epoch();
         let back =

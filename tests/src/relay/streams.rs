@@ -2,6 +2,8 @@
 
 use std::{
     future::pending,
+    io,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -9,7 +11,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpListener, TcpStream,
+        TcpListener, TcpSocket, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     task::JoinSet,
@@ -50,7 +52,7 @@ pub(super) async fn carry(listener: TcpListener, path: Arc<Path>) {
 /// Where nobody listens, the dialling end sees its connection end.
 async fn connect(incoming: TcpStream, path: Arc<Path>) {
     let born = path.epoch();
-    let Ok(outgoing) = TcpStream::connect(path.target).await else { return };
+    let Ok(outgoing) = dial(path.exit, path.target).await else { return };
     let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
     let (from_dialler, to_dialler) = incoming.into_split();
     let (from_target, to_target) = outgoing.into_split();
@@ -58,6 +60,12 @@ async fn connect(incoming: TcpStream, path: Arc<Path>) {
         pour(from_dialler, to_target, Way::Towards, born, &path),
         pour(from_target, to_dialler, Way::Back, born, &path)
     );
+}
+
+async fn dial(exit: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((exit, 0).into())?;
+    socket.connect(target).await
 }
 
 async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, born: u64, path: &Path) {

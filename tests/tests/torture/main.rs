@@ -5,20 +5,18 @@
 //! `DS_TORTURE_POINTS` sets the number of points (default 12), `DS_TORTURE_SEED` the seed, and `DS_TORTURE_PERCENT` scales the
 //! data, for a machine that is slow. A failure prints its seed. Start reading at `plan`, then `point`.
 
-mod cloud;
 mod edits;
 mod plan;
 mod point;
 mod traces;
 mod trees;
-mod worker;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ds_tests::number;
+use ds_tests::{Cloud, number};
 
-use self::{cloud::Cloud, plan::Plans, point::Tortured};
+use self::{plan::Plans, point::Tortured};
 
 /// Fixed, so that a red check is about a change and not about luck; chosen for a slice with every kind of fault in it.
 const DEFAULT_SEED: u64 = 1;

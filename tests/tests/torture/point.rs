@@ -8,23 +8,26 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
 use ds_tests::{
-    Dice, Relay, Weather,
+    Cloud, Dice, Relay, Weather,
+    cloud::{Node, What},
     mover::{End, Way},
+    worker::{Said, Worker},
 };
 use ds_zfs::SnapshotGuid;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
-    cloud::{Cloud, Node, PATIENCE},
     edits,
     plan::{Fault, Moment, Plan, VolumeIs},
     traces, trees,
-    worker::{Said, Worker},
 };
 
 /// Snapshots of a volume before the next one begins.
 const LONGEST_LINE: usize = 8;
+
+/// For what ends by itself, but not at once.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -161,13 +164,13 @@ impl Tortured {
         dice: &mut Dice,
     ) -> Result<Outcome> {
         let path = self.cloud.path(dice.any()).await?;
-        let volume = self.line().volume;
-        let base = self.line().acknowledged.last().map(|(base, _)| *base);
+        let Line { volume, acknowledged, .. } = self.line();
+        let what = What { volume: *volume, snapshot, base: acknowledged.last().map(|(base, _)| *base) };
         let (start, mut attempts, mut hit) = (Instant::now(), 0, false);
         loop {
             attempts += 1;
             self.counts.attempts += 1;
-            let worker = self.cloud.mover(way, volume, (snapshot, base), &path)?;
+            let worker = self.cloud.mover(way, what, &path)?;
             let end = match plan {
                 Some(plan) if attempts == 1 => {
                     let struck = self.strike(worker, plan, &path, dice).await?;

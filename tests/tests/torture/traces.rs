@@ -5,7 +5,9 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use ds_domain::ids::VolumeId;
 
-use crate::cloud::{Cloud, Node, PATIENCE};
+use ds_tests::{Cloud, cloud::Node};
+
+use crate::point::PATIENCE;
 
 /// After a transfer that was acknowledged, and an advance, a volume is one filesystem on each pool that has it.
 pub(crate) async fn one_line_each(cloud: &Cloud, volume: VolumeId) -> Result<()> {
