@@ -23,7 +23,7 @@ use crate::{
     worker::Worker,
 };
 
-/// Of each pool; the files are sparse.
+/// Of each pool, unless more is asked for; the files are sparse.
 const POOL_MIB: u64 = 1_536;
 
 /// How long a ticket is good for.
@@ -77,9 +77,9 @@ pub struct Node {
 }
 
 impl Node {
-    async fn create(ca: &Ca, role: Role, parent: &Path, name: &str) -> Result<Self> {
-        let pool = FilePool::create(POOL_MIB)?;
-        let (id, folder) = (NodeId(Uuid::new_v4()), parent.join(name));
+    async fn create(ca: &Ca, role: Role, mebibytes: u64, folder: PathBuf) -> Result<Self> {
+        let pool = FilePool::create(mebibytes)?;
+        let id = NodeId(Uuid::new_v4());
         ca.issue(role, id)?.save(&folder)?;
         // It takes all room when the disk is to be full.
         run("zfs", &["create", &pool.dataset("ballast")])?;
@@ -124,14 +124,20 @@ impl Node {
 impl Cloud {
     /// Makes pools and keys, and starts the store.
     pub async fn start(seed: u64) -> Result<Self> {
+        Self::with_pools_of(POOL_MIB, seed).await
+    }
+
+    /// The same with pools of so many mebibytes each.
+    pub async fn with_pools_of(mebibytes: u64, seed: u64) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix(&format!("torture-{seed}-")).tempdir()?;
         let ca = Ca::create()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        let at = |name| folder.path().join(name);
         let mut cloud = Self {
             store: None,
-            author: Node::create(&ca, Role::Runner, folder.path(), "author").await?,
-            replica: Node::create(&ca, Role::Runner, folder.path(), "replica").await?,
-            stored: Node::create(&ca, Role::Store, folder.path(), "store").await?,
+            author: Node::create(&ca, Role::Runner, mebibytes, at("author")).await?,
+            replica: Node::create(&ca, Role::Runner, mebibytes, at("replica")).await?,
+            stored: Node::create(&ca, Role::Store, mebibytes, at("store")).await?,
             address,
             ca,
             signer: TicketSigner::create()?,

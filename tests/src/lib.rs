@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod relay;
 pub mod system;
+pub mod trees;
 pub mod worker;
 
 pub use cloud::Cloud;

@@ -9,7 +9,6 @@ mod edits;
 mod plan;
 mod point;
 mod traces;
-mod trees;
 
 use std::time::Instant;
 

@@ -11,6 +11,7 @@ use ds_tests::{
     Cloud, Dice, Relay, Weather,
     cloud::{Node, What},
     mover::{End, Way},
+    trees,
     worker::{Said, Worker},
 };
 use ds_zfs::SnapshotGuid;
@@ -20,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     edits,
     plan::{Fault, Moment, Plan, VolumeIs},
-    traces, trees,
+    traces,
 };
 
 /// Snapshots of a volume before the next one begins.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Fails with the first path that differs in kind, mode, owner, time, length, link or content.
-pub(crate) fn compare(one: &Path, other: &Path) -> Result<()> {
+pub fn compare(one: &Path, other: &Path) -> Result<()> {
     let names = entries(one)?;
     ensure!(names == entries(other)?, "{} and {} have different entries", one.display(), other.display());
     for name in names {
