@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     /// The receiver of a push, the sender of a pull. It comes back after the pause.
     KillStore(Duration),
     KillBoth,
+    /// The store, so long after it was asked to make the pushed snapshot the newest of the main line.
+    KillAdvance(Duration),
     /// The path forgets the flows that it carried.
     ForgetFlows,
     /// Nothing arrives for a while.
@@ -43,6 +45,13 @@ pub(crate) enum Fault {
     Storm(Weather),
     /// The receiver's disk is full at once.
     FillDisk,
+}
+
+impl Fault {
+    /// Whether it befalls the transfer itself.
+    pub(crate) fn is_of_a_transfer(self) -> bool {
+        !matches!(self, Self::KillAdvance(_))
+    }
 }
 
 /// When it happens.
@@ -60,6 +69,7 @@ enum Card {
     KillClient,
     KillStore,
     KillBoth,
+    KillAdvance,
     ForgetFlows,
     Silence,
     Lossy,
@@ -70,13 +80,14 @@ enum Card {
     FillDisk,
 }
 
-const DECK: [Card; 16] = [
+const DECK: [Card; 17] = [
     Card::KillClient,
     Card::KillClient,
     Card::KillStore,
     Card::KillStore,
     Card::KillStore,
     Card::KillBoth,
+    Card::KillAdvance,
     Card::ForgetFlows,
     Card::Silence,
     Card::Silence,
@@ -140,6 +151,7 @@ fn fault(card: Card, dice: &mut Dice) -> Fault {
         Card::KillClient => Fault::KillClient,
         Card::KillStore => Fault::KillStore(ms(1500)),
         Card::KillBoth => Fault::KillBoth,
+        Card::KillAdvance => Fault::KillAdvance(ms(300)),
         Card::ForgetFlows => Fault::ForgetFlows,
         Card::Silence => Fault::Silence(Duration::from_millis(200) + ms(4000)),
         Card::Lossy => Fault::Storm(Weather { lost: 10, ..Weather::CLEAR }),
@@ -184,7 +196,9 @@ fn equal_seeds_give_equal_plans_and_every_fault_comes() {
     };
     assert_eq!(take(5), take(5));
     assert_ne!(take(5), take(6));
-    for fault in ["KillClient", "KillStore", "KillBoth", "Forget", "Silence", "Storm", "FillDisk"] {
+    for fault in
+        ["KillClient", "KillStore", "KillBoth", "KillAdvance", "Forget", "Silence", "Storm", "FillDisk"]
+    {
         assert!(take(5).iter().any(|plan| plan.contains(fault)), "{fault}");
     }
 }

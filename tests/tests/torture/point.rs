@@ -105,15 +105,18 @@ impl Tortured {
             self.begin_line().await?;
         }
         let (task, snapshot, guid) = self.work(plan.bytes, &mut dice).await?;
-        let fault = (plan.way == Way::Push).then_some(plan);
-        let mut outcome = self.move_one(Way::Push, snapshot, fault, &mut dice).await.context("push")?;
-        self.acknowledge(task, snapshot, guid).await?;
+        let befalls = |way| Some(plan).filter(|plan| plan.way == way && plan.fault.is_of_a_transfer());
+        let mut outcome =
+            self.move_one(Way::Push, snapshot, befalls(Way::Push), &mut dice).await.context("push")?;
+        let cut_off = self.acknowledge(task, (snapshot, guid), plan.fault).await?;
         if plan.way == Way::Pull {
-            outcome = self.move_one(Way::Pull, snapshot, Some(plan), &mut dice).await.context("pull")?;
+            outcome =
+                self.move_one(Way::Pull, snapshot, befalls(Way::Pull), &mut dice).await.context("pull")?;
             let line = self.line();
             self.cloud.replica.volumes.advance(line.volume, snapshot).await.context("advance the replica")?;
         }
         self.verify(plan.way, snapshot).await?;
+        outcome.hit |= cut_off;
         self.counts.hit += u32::from(outcome.hit);
         Ok(outcome)
     }
@@ -226,25 +229,37 @@ impl Tortured {
                 sleep(time).await;
                 path.set(Weather::CLEAR);
             }
-            Fault::Storm(_) => {}
+            Fault::Storm(_) | Fault::KillAdvance(_) => {}
             Fault::FillDisk => self.cloud.ends(plan.way).1.fill(dice.below(plan.bytes / 4 + 1))?,
         }
         let end = until_end(worker, &mut written).await?;
         Ok(Struck { hit: true, end, written })
     }
 
-    /// The hub has the receipt: the head moves, at the store and at the author.
-    async fn acknowledge(&mut self, task: TaskId, snapshot: SnapshotId, guid: SnapshotGuid) -> Result<()> {
+    /// The hub has the receipt: the head moves, at the store and at the author. Gives whether a kill cut that off.
+    async fn acknowledge(
+        &mut self,
+        task: TaskId,
+        (snapshot, guid): (SnapshotId, SnapshotGuid),
+        fault: Fault,
+    ) -> Result<bool> {
         let volume = self.line().volume;
-        let author = &self.cloud.author.volumes;
+        let mut cut_off = false;
+        if let Fault::KillAdvance(after) = fault {
+            let hub = self.cloud.hub()?;
+            cut_off = timeout(after, hub.advance(volume, snapshot)).await.is_err();
+            self.cloud.kill_store().await?;
+            self.cloud.start_store().await?;
+        }
         self.cloud.hub()?.advance(volume, snapshot).await.context("advance the store")?;
+        let author = &self.cloud.author.volumes;
         author.advance(volume, snapshot).await.context("advance the author")?;
         author.drop_task(task).await?;
         let line = self.line.as_mut().expect("a point begins with one");
         line.acknowledged.push((snapshot, guid));
         line.tip = snapshot;
         self.counts.acknowledged += 1;
-        Ok(())
+        Ok(cut_off)
     }
 
     /// All that was acknowledged is at the store, the new snapshot's files are equal, and nothing else is there.
