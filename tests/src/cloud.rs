@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
-use ds_link::{Ca, Endpoint, Identity, Role};
+use ds_link::{Ca, Endpoint, Identity, Role, Transports};
 use ds_proto::v1::{Direction, SignedTicket, Ticket};
 use ds_transfer::{StoreClient, ticket::TicketSigner};
 use ds_zfs::Volumes;
@@ -211,6 +211,11 @@ impl Cloud {
 
     /// Starts to move a snapshot over the path, with a fresh ticket.
     pub fn mover(&self, way: Way, what: What, path: &Relay) -> Result<Worker> {
+        self.mover_over(Transports::Auto, way, what, path)
+    }
+
+    /// The same over what may be used only.
+    pub fn mover_over(&self, over: Transports, way: Way, what: What, path: &Relay) -> Result<Worker> {
         let (client, _) = self.ends(way);
         let ticket = self.ticket(client.id, way, what)?;
         let spec = MoveSpec {
@@ -219,6 +224,7 @@ impl Cloud {
             root: client.pool.dataset("data"),
             mounts: client.folder.join("mnt"),
             address: path.address(),
+            transports: over.to_string(),
             store: self.stored.id,
             volume: what.volume,
             snapshot: what.snapshot,

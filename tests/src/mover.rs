@@ -60,6 +60,8 @@ pub struct MoveSpec {
     pub mounts: PathBuf,
     /// Where the store is dialled.
     pub address: SocketAddr,
+    /// Over QUIC, TCP, or whichever is better: as `ds_link::Transports` is written.
+    pub transports: String,
     /// Which store it has to be.
     pub store: NodeId,
     /// The volume.
@@ -158,7 +160,8 @@ async fn serve(spec: StoreSpec) -> Result<()> {
 
 async fn move_one(spec: MoveSpec) -> Result<End> {
     let volumes = Volumes::open(&spec.root, &spec.mounts).await?;
-    let endpoint = Endpoint::client(&identity(&spec.identity)?)?;
+    let transports = spec.transports.parse().map_err(anyhow::Error::msg)?;
+    let endpoint = Endpoint::client(&identity(&spec.identity)?)?.over(transports);
     let moved = async {
         let link = endpoint.connect(spec.address, spec.store).await?;
         let ticket = SignedTicket { payload: spec.ticket, signature: spec.signature };

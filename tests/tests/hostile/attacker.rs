@@ -120,13 +120,8 @@ impl Opened {
             length: u32::try_from(payload.len()).expect("a chunk's length fits"),
             digest: Digester::new(self.transfer).of(index, payload),
         };
-        let sending = async {
-            let mut stream = self.link.open_chunk().await?;
-            stream.write(Bytes::copy_from_slice(&header.encode())).await?;
-            stream.write(payload.clone()).await?;
-            stream.finish()
-        };
-        let _ = timeout(PATIENCE, sending).await;
+        let header = header.encode();
+        let _ = timeout(PATIENCE, self.link.send_chunk(&header, payload.clone())).await;
     }
 
     /// Waits for the store's word that it is over.

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use ds_link::{Transport, Transports};
 use ds_tests::{Dice, Weather, mover::Way};
 
 const MIB: u64 = 1 << 20;
@@ -10,6 +11,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) way: Way,
+    pub(crate) over: Transports,
     pub(crate) fault: Fault,
     pub(crate) moment: Moment,
     /// Bytes that the snapshot brings, about.
@@ -100,6 +102,9 @@ const DECK: [Card; 17] = [
     Card::FillDisk,
 ];
 
+const OVER: [Transports; 4] =
+    [Transports::Auto, Transports::Auto, Transports::Only(Transport::Quic), Transports::Only(Transport::Tcp)];
+
 /// Without end.
 #[derive(Debug)]
 pub(crate) struct Plans {
@@ -125,6 +130,7 @@ impl Plans {
         let new = std::mem::take(&mut self.first) || dice.below(6) == 0;
         Plan {
             way,
+            over: *dice.one_of(&OVER),
             fault: fault(card, dice),
             moment: moment(card, bytes, dice),
             bytes,
@@ -184,7 +190,8 @@ fn moment(card: Card, bytes: u64, dice: &mut Dice) -> Moment {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let volume = if self.volume == VolumeIs::New { " of a new volume" } else { "" };
-        write!(f, "{:?} of {} KiB{volume}, {:?} {:?}", self.way, self.bytes >> 10, self.fault, self.moment)
+        let Self { way, over, fault, moment, .. } = self;
+        write!(f, "{way:?} ({over}) of {} KiB{volume}, {fault:?} {moment:?}", self.bytes >> 10)
     }
 }
 
