@@ -86,8 +86,7 @@ impl Attacker {
     pub(crate) async fn pull(&self, cloud: &Cloud, what: What) -> Result<Opened> {
         let ticket = cloud.ticket(self.id, Way::Pull, what)?;
         let mut opened = open(&self.link(cloud).await?, ticket, None).await?;
-        let reply = opened.reply().await?;
-        ensure!(matches!(reply, Reply::Accept(_)), "not let in: {reply:?}");
+        opened.let_in().await?;
         Ok(opened)
     }
 
@@ -109,6 +108,13 @@ impl Opened {
     async fn reply(&mut self) -> Result<Reply> {
         let reply = timeout(PATIENCE, self.control.recv.recv::<TransferReply>()).await??;
         reply.and_then(|reply| reply.reply).context("an answer")
+    }
+
+    /// Waits until the store has accepted it.
+    pub(crate) async fn let_in(&mut self) -> Result<()> {
+        let reply = self.reply().await?;
+        ensure!(matches!(reply, Reply::Accept(_)), "not let in: {reply:?}");
+        Ok(())
     }
 
     /// Sends a chunk with this index, at the place of another. Errors are those of a store that cut us off already.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Result;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Where the store sees them all.
@@ -53,6 +53,17 @@ impl Knocks {
     pub(crate) fn carried(&self) -> u64 {
         self.carried.load(Ordering::Relaxed)
     }
+}
+
+/// Connections over TCP on which nothing is said; those that the store lets stand, stand as long as the answer is kept.
+pub(crate) async fn silent_connections(store: SocketAddr, number: usize) -> Result<Vec<TcpStream>> {
+    let mut standing = Vec::new();
+    for _ in 0..number {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((ADDRESS, 0).into())?;
+        standing.extend(socket.connect(store).await.ok());
+    }
+    Ok(standing)
 }
 
 async fn carry(near: UdpSocket, far: UdpSocket, hears: Hears, carried: Arc<AtomicU64>) {
