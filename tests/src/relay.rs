@@ -17,13 +17,20 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::watch,
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::Dice;
 
 /// Tries to find a port that is free for UDP and for TCP.
 const PORT_TRIES: u32 = 20;
+
+/// After so long a connection that was forgotten is reset. Longer than an end waits for what it sent to be acknowledged: that end
+/// sees the loss some seconds before the other one.
+pub const RESET_AFTER: Duration = Duration::from_secs(30);
 
 /// What happens to what is carried. Chances are per mille of all datagrams, or of all pieces of a TCP connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +73,7 @@ struct Path {
     target: SocketAddr,
     sky: Mutex<(Weather, Dice)>,
     /// Flows that began in an earlier one are forgotten.
-    epoch: AtomicU64,
+    epoch: watch::Sender<u64>,
     towards: AtomicU64,
     back: AtomicU64,
 }
@@ -85,7 +92,7 @@ impl Relay {
             exit,
             target,
             sky: Mutex::new((Weather::CLEAR, Dice::new(seed))),
-            epoch: AtomicU64::new(0),
+            epoch: watch::Sender::new(0),
             towards: AtomicU64::new(0),
             back: AtomicU64::new(0),
         });
@@ -106,9 +113,10 @@ impl Relay {
         self.path.sky.lock().unwrap_or_else(PoisonError::into_inner).0 = weather;
     }
 
-    /// Nothing of the flows that there are passes any more; new ones do.
+    /// Nothing of the flows that there are passes any more; new ones do. Connections over TCP stand still, and are reset after
+    /// [`RESET_AFTER`]: the path ends them itself, so that their ends hear of it no earlier from their own kernels.
     pub fn forget_flows(&self) {
-        self.path.epoch.fetch_add(1, Ordering::Relaxed);
+        self.path.epoch.send_modify(|epoch| *epoch += 1);
     }
 
     /// Bytes that came from those who dialled, also those that were lost here.
@@ -124,11 +132,17 @@ impl Relay {
 
 impl Path {
     fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+        *self.epoch.borrow()
     }
 
     fn knows(&self, born: u64) -> bool {
         born == self.epoch()
+    }
+
+    /// Completes when the flows of an epoch are forgotten.
+    async fn forgets(&self, born: u64) {
+        // The sender is in the path, which is here.
+        let _ = self.epoch.subscribe().wait_for(|epoch| *epoch != born).await;
     }
 
     fn weather(&self) -> Weather {

@@ -12,13 +12,13 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
         TcpListener, TcpSocket, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
+        tcp::{ReadHalf, WriteHalf},
     },
     task::JoinSet,
     time::sleep,
 };
 
-use super::Path;
+use super::{Path, RESET_AFTER};
 
 /// Bytes that are carried at once, and meet one fate.
 const PIECE_BYTES: usize = 64 << 10;
@@ -50,16 +50,29 @@ pub(super) async fn carry(listener: TcpListener, path: Arc<Path>) {
 }
 
 /// Where nobody listens, the dialling end sees its connection end.
-async fn connect(incoming: TcpStream, path: Arc<Path>) {
+async fn connect(mut incoming: TcpStream, path: Arc<Path>) {
     let born = path.epoch();
-    let Ok(outgoing) = dial(path.exit, path.target).await else { return };
+    let Ok(mut outgoing) = dial(path.exit, path.target).await else { return };
     let _ = (incoming.set_nodelay(true), outgoing.set_nodelay(true));
-    let (from_dialler, to_dialler) = incoming.into_split();
-    let (from_target, to_target) = outgoing.into_split();
-    tokio::join!(
-        pour(from_dialler, to_target, Way::Towards, born, &path),
-        pour(from_target, to_dialler, Way::Back, born, &path)
-    );
+    let (from_dialler, to_dialler) = incoming.split();
+    let (from_target, to_target) = outgoing.split();
+    let carrying = async {
+        tokio::join!(
+            pour(from_dialler, to_target, Way::Towards, born, &path),
+            pour(from_target, to_dialler, Way::Back, born, &path)
+        )
+    };
+    let forgotten = async {
+        path.forgets(born).await;
+        sleep(RESET_AFTER).await;
+    };
+    tokio::select! {
+        _ = carrying => {}
+        () = forgotten => {
+            // What is closed so is reset.
+            let _ = (incoming.set_zero_linger(), outgoing.set_zero_linger());
+        }
+    }
 }
 
 async fn dial(exit: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
@@ -68,7 +81,7 @@ async fn dial(exit: Ipv4Addr, target: SocketAddr) -> io::Result<TcpStream> {
     socket.connect(target).await
 }
 
-async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, born: u64, path: &Path) {
+async fn pour(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, way: Way, born: u64, path: &Path) {
     let mut piece = vec![0; PIECE_BYTES];
     // An end that breaks off ends both directions soon: the other one finds nobody to write to.
     while let Ok(length @ 1..) = from.read(&mut piece).await {
@@ -78,7 +91,7 @@ async fn pour(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, born: u
             sleep(LOOK).await;
         }
         if !path.knows(born) {
-            // Both ends keep a connection over which nothing comes any more.
+            // It is reset later.
             return pending().await;
         }
         let delay = path.fate_of_piece(&mut piece[..length]);

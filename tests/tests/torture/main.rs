@@ -13,9 +13,13 @@ mod traces;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ds_tests::{Cloud, number};
+use ds_link::{Transport, Transports};
+use ds_tests::{Cloud, mover::Way, number};
 
-use self::{plan::Plans, point::Tortured};
+use self::{
+    plan::{Fault, Moment, Plan, Plans, VolumeIs},
+    point::Tortured,
+};
 
 /// Fixed, so that a red check is about a change and not about luck; chosen for a slice with every kind of fault in it.
 const DEFAULT_SEED: u64 = 482;
@@ -42,4 +46,24 @@ async fn every_snapshot_arrives_whatever_happens() -> Result<()> {
     tortured.finish().await.with_context(|| format!("after {points} points of DS_TORTURE_SEED={seed}"))?;
     println!("{points} points of DS_TORTURE_SEED={seed}: {}", tortured.counts);
     Ok(())
+}
+
+/// The end that sends sees its lanes over TCP stand still long before the other one does, and sends again over a new one what the
+/// other believes to be under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn lanes_whose_loss_one_end_sees_first_cost_nothing() -> Result<()> {
+    const BYTES: u64 = 100 << 20;
+    let mut tortured = Tortured::new(Cloud::start(DEFAULT_SEED).await?);
+    let plan = Plan {
+        way: Way::Pull,
+        over: Transports::Only(Transport::Tcp),
+        fault: Fault::ForgetFlows,
+        moment: Moment::Written(BYTES / 10),
+        bytes: BYTES,
+        volume: VolumeIs::New,
+        seed: DEFAULT_SEED,
+    };
+    let outcome = tortured.point(&plan).await.with_context(|| tortured.cloud.last_words())?;
+    println!("{outcome} {plan}");
+    tortured.finish().await
 }
