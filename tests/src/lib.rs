@@ -6,12 +6,21 @@
 //!
 //! It does not know the HTTP API: what a person cannot see through `ds` is not asserted here.
 
+pub mod cloud;
+mod dice;
+pub mod mover;
 pub mod pool;
 pub mod postgres;
 pub mod process;
+pub mod relay;
 pub mod system;
+pub mod trees;
+pub mod worker;
 
+pub use cloud::Cloud;
+pub use dice::{Dice, number};
 pub use pool::{FilePool, run};
 pub use postgres::Postgres;
-pub use process::{Daemon, eventually};
+pub use process::{Daemon, eventually, memory_bytes};
+pub use relay::{Relay, Weather};
 pub use system::{Answer, System, TestRunner, free_tcp_port, image, task_image};

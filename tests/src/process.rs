@@ -74,10 +74,7 @@ impl Daemon {
     /// Resident memory in bytes.
     pub fn memory_bytes(&self) -> Result<u64> {
         let id = self.child.as_ref().context("not running")?.id();
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kibibytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-        Ok(kibibytes << 10)
+        memory_bytes(id)
     }
 
     /// What it wrote so far.
@@ -98,6 +95,14 @@ impl Drop for Daemon {
             );
         }
     }
+}
+
+/// Resident memory of a process in bytes.
+pub fn memory_bytes(id: u32) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).context("no VmRSS")?;
+    let kibibytes: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kibibytes << 10)
 }
 
 /// Asks `probe` again and again until it has an answer; gives up after [`PATIENCE`] with its last error.

@@ -6,7 +6,7 @@
 use std::{thread::sleep, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use ds_tests::{FilePool, System, TestRunner, eventually};
+use ds_tests::{Dice, FilePool, System, TestRunner, eventually, number};
 
 #[test]
 fn hub_and_runner_are_killed() -> Result<()> {
@@ -43,7 +43,7 @@ fn a_cancelled_tasks_work_is_kept_though_the_hub_was_away_for_long() -> Result<(
 fn rounds_of_kills(mut system: System) -> Result<()> {
     let seed = number("DS_KILL_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     let rounds = number("DS_KILL_ROUNDS").unwrap_or(4);
-    let mut dice = Dice(seed);
+    let mut dice = Dice::new(seed);
     let mut runner = system.runner_with("alpha", &["--slots", "2"], &[])?;
     for project in ["demo", "other"] {
         system.ds(&["project", "create", project])?.ok()?;
@@ -137,21 +137,4 @@ fn moving(pool: &FilePool) -> Result<Vec<String>> {
         }
     }
     Ok(found)
-}
-
-/// `SplitMix64`: enough randomness for choosing moments, repeatable by its seed.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % limit
-    }
-}
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok()?.parse().ok()
 }

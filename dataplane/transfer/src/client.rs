@@ -193,8 +193,14 @@ fn plan_push(
 
 /// Tells the other end why, if it failed here, and lets the last words arrive.
 pub(crate) async fn conclude<T>(control: &mut Control, result: Result<T>) -> Result<T> {
+    let knows = |error: &Error| match error {
+        Error::Aborted { .. } => true,
+        // Where the link is gone there is nobody to tell.
+        Error::Link(error) => error.is_retryable(),
+        _ => false,
+    };
     if let Err(error) = &result
-        && !matches!(error, Error::Aborted { .. } | Error::Link(_))
+        && !knows(error)
     {
         let abort = ds_proto::v1::TransferControl { message: Some(Said::Abort(error.to_abort())) };
         // The link may be gone, which tells the other end as well.

@@ -135,10 +135,13 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Ticket(_) => ErrorKind::Ticket,
+            // First, since it is said over a link that is well.
+            Self::Link(ds_link::Error::Frame(_)) | Self::Wire(_) | Self::Protocol { .. } => {
+                ErrorKind::Corrupt
+            }
             Self::Link(_) | Self::Stalled { .. } | Self::Unanswered { .. } => ErrorKind::Link,
             Self::NotLinked(e) => e.kind(),
             Self::Volumes(e) => of_volumes(e),
-            Self::Wire(_) | Self::Protocol { .. } => ErrorKind::Corrupt,
             Self::Pipe(_) | Self::File { .. } => ErrorKind::Failed,
             Self::NoSnapshot(_) => ErrorKind::NoSnapshot,
             Self::NoBase(_) => ErrorKind::NoBase,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ds_blockio::BlockIo;
-use ds_link::{Chunks, Control, Link};
+use ds_link::{Chunks, Control, Link, Transport};
 use ds_proto::v1::{self, StreamOpen, TransferControl, stream_open::Kind, transfer_control::Message};
 use ds_wire::TransferId;
 use tokio::time::timeout;
@@ -97,8 +97,13 @@ impl<'a> Exchange<'a> {
     pub(crate) async fn rejoin(&mut self, lost: Error) -> Result<Comeback> {
         let may_go_on = match (&lost, self.end) {
             (Error::Link(error), End::Opener) => error.is_lost(),
-            // An end that answers and knows nothing of the link has closed it, or is another process: it will not come back.
-            (Error::Link(error), End::Acceptor) => matches!(error, ds_link::Error::TimedOut { .. }),
+            // An end that answers and knows nothing of the link has closed it, or is another process: it will not come back. On TCP it
+            // may be anybody on the path who answers so.
+            (Error::Link(error), End::Acceptor) => match error {
+                ds_link::Error::TimedOut { .. } => true,
+                ds_link::Error::Lost { .. } => self.link.transport() == Transport::Tcp,
+                _ => false,
+            },
             _ => false,
         };
         if !may_go_on {

@@ -10,7 +10,7 @@ use ds_proto::v1::{Holding, transfer_control::Message};
 use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::sync::watch;
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     Error, Result,
@@ -82,11 +82,12 @@ struct Stream {
     buffers: Arc<Buffers>,
     lanes: HashMap<Lane, Link>,
     next_lane: u32,
-    /// Chunks whose payload is being read, and the lane that it is read from.
-    under_way: HashMap<u64, Lane>,
+    /// Chunks whose payload is being read.
+    under_way: HashMap<u64, Reading>,
     /// What the lanes do.
     events: FuturesUnordered<BoxFuture<'static, Event>>,
-    /// Copies of chunks that are here: those that were under way when a lane was lost may come twice. More are an attack.
+    /// Copies of chunks that may still come. Each lane can be lost once, and then what was under way comes again; the sender may
+    /// see that before us. More are an attack.
     copies_left: u64,
     /// Where it goes; nowhere until its beginning is let in.
     sink: Option<Sink>,
@@ -107,6 +108,12 @@ impl Sink {
     fn after(before: usize, writer: BlockWriter) -> Self {
         Self { written: writer.written(), writer, piece: None, before: before as u64 }
     }
+}
+
+/// The payload of a chunk, on its way over a lane.
+struct Reading {
+    lane: Lane,
+    task: AbortHandle,
 }
 
 enum Event {
@@ -145,13 +152,13 @@ impl Stream {
         let lane = Lane(self.next_lane);
         self.next_lane += 1;
         self.lanes.insert(lane, link);
+        self.copies_left += MOST_COPIES;
         self.events.push(Box::pin(next_chunk(lane, chunks)));
     }
 
     fn lose(&mut self, lane: Lane) {
         if self.lanes.remove(&lane).is_some() {
-            self.under_way.retain(|_, holder| *holder != lane);
-            self.copies_left = MOST_COPIES;
+            self.under_way.retain(|_, reading| reading.lane != lane);
         }
     }
 
@@ -242,8 +249,12 @@ impl Stream {
             }
             Event::Next(lane, _, None) => self.lose(lane),
             Event::Header(lane, Ok((stream, header))) => self.admit(lane, stream, header, peer)?,
+            // Given up for another lane, or lost with its own.
+            Event::Payload(lane, index, Err(_)) if !self.reads(lane, index) => {}
             Event::Payload(lane, index, Ok(chunk)) => {
-                self.under_way.remove(&index);
+                if self.reads(lane, index) {
+                    self.under_way.remove(&index);
+                }
                 if let Some(link) = self.lanes.get(&lane) {
                     exchange.moved.carried(link.transport(), chunk.payload().len() as u64);
                 }
@@ -311,7 +322,6 @@ impl Stream {
         for lane in closed {
             self.lose(lane);
         }
-        self.copies_left = MOST_COPIES;
         self.add_lane(link, chunks);
         let written = ack_from_wire(self.receiver.acknowledged());
         let holding = Holding { written: Some(written), ahead: self.receiver.held().collect() };
@@ -329,17 +339,29 @@ impl Stream {
     /// Lets a chunk's payload into memory, if it is within the window and not there already.
     fn admit(&mut self, lane: Lane, stream: ChunkReader, header: ChunkHeader, peer: Peer) -> Result<()> {
         let index = header.index;
-        if self.receiver.check(&header)? == Admission::Duplicate || self.under_way.contains_key(&index) {
+        if self.receiver.check(&header)? == Admission::Duplicate {
             return self.count_copy(index, peer);
         }
+        if let Some(earlier) = self.under_way.get(&index) {
+            if earlier.lane == lane {
+                return Err(Error::protocol(peer, format!("it sends chunk {index} twice over one lane")));
+            }
+            // The sender has lost that lane before we did: what is left of the chunk will not come over it.
+            earlier.task.abort();
+            self.count_copy(index, peer)?;
+        }
         let Some(link) = self.lanes.get(&lane) else { return Ok(()) };
-        self.under_way.insert(index, lane);
         let buffer = self.buffers.take(header.length as usize);
         let reading = link.spawn(read_payload(stream, header, buffer, Arc::clone(&self.digester), peer));
+        self.under_way.insert(index, Reading { lane, task: reading.abort_handle() });
         self.events.push(Box::pin(async move {
             Event::Payload(lane, index, reading.await.unwrap_or(Err(Error::Cancelled)))
         }));
         Ok(())
+    }
+
+    fn reads(&self, lane: Lane, index: u64) -> bool {
+        self.under_way.get(&index).is_some_and(|reading| reading.lane == lane)
     }
 
     fn accept(&mut self, chunk: Chunk, peer: Peer) -> Result<()> {

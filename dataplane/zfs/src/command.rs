@@ -1,5 +1,7 @@
 //! Runs `zfs` and `zpool`: arguments, never a shell; the C locale; bounded stderr; an end to every wait.
 
+mod turns;
+
 use std::{process::Stdio, time::Duration};
 
 use tokio::{
@@ -100,6 +102,7 @@ async fn run(
     arguments: &[&str],
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<()> {
+    let _turn = turns::take(program, arguments).await;
     match timeout(PATIENCE, run_to_end(program, arguments, on_line)).await {
         Ok(Ok(None)) => Ok(()),
         Ok(Ok(Some(said))) => Err(Error::from_failure(Failure { command: shown(program, arguments), said })),
