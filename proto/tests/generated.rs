@@ -9,6 +9,8 @@ fn committed_code_matches_the_proto_files() {
     let files = protox::compile(["dotstream/control.proto", "dotstream/data.proto"], [root]).unwrap();
     tonic_prost_build::configure()
         .bytes(".dotstream.v1.LogChunk.data")
+        // Far larger than what else may begin a stream.
+        .boxed(".dotstream.v1.StreamOpen.kind.tree")
         .out_dir(out.path())
         .compile_fds(files)
         .unwrap();

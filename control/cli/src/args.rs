@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::commands::{
     commit, completions, dataset, files, key, login, project, run, runner, runs, set, task, user,
 };
-use crate::roles;
+use crate::{roles, sync};
 
 pub(crate) mod values;
 
@@ -85,6 +85,8 @@ pub(crate) enum Command {
     /// Files of a workspace or dataset, at any commit.
     #[command(subcommand)]
     Files(files::FilesCommand),
+    /// Keep a tree of ZFS datasets in step with one at another node.
+    Sync(Box<sync::SyncArgs>),
     /// Machines that execute tasks.
     #[command(subcommand)]
     Runner(runner::RunnerCommand),

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result};
 use crate::{
     args::{Cli, Command, Globals},
     context::Context,
-    roles,
+    roles, sync,
 };
 
 pub(crate) mod commit;
@@ -31,6 +31,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
         Command::Hub(args) => roles::hub::run(&args, cli.globals)?,
         Command::Store(args) => roles::store::run(args)?,
         Command::Runner(runner::RunnerCommand::Run(args)) => roles::runner::run(args)?,
+        Command::Sync(args) => return sync::run(*args, cli.globals),
         command => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             return runtime.context("cannot start")?.block_on(verb(command, cli.globals));
@@ -57,7 +58,9 @@ async fn verb(command: Command, globals: Globals) -> Result<u8> {
         Command::Commit(command) => commit::run(context, command).await?,
         Command::Files(command) => files::run(context, command).await?,
         Command::Runner(command) => runner::run(context, command).await?,
-        Command::Completions(_) | Command::Hub(_) | Command::Store(_) => unreachable!("these ask no hub"),
+        Command::Completions(_) | Command::Hub(_) | Command::Store(_) | Command::Sync(_) => {
+            unreachable!("these have a runtime of their own, or need none")
+        }
     }
     Ok(0)
 }

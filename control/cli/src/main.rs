@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod prompt;
 mod roles;
+mod sync;
 
 fn main() -> ExitCode {
     let cli = args::Cli::parse();

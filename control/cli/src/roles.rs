@@ -29,7 +29,7 @@ pub(crate) struct StateDir {
 
 impl StateDir {
     /// The folder of one role, as an absolute path: what is mounted there is known to others by it.
-    fn of(&self, role: &str) -> Result<PathBuf> {
+    pub(crate) fn of(&self, role: &str) -> Result<PathBuf> {
         let path = self.state_dir.join(role);
         std::path::absolute(&path).with_context(|| format!("cannot use {} for state", path.display()))
     }
@@ -46,7 +46,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// Begins to count. To be called before the role is built.
-    fn install(&self) {
+    pub(crate) fn install(&self) {
         if self.address.is_some() {
             ds_hub::install_metrics();
         }
@@ -65,10 +65,15 @@ impl Metrics {
 
 /// Sends the log to stderr: `info` and above, or what `DS_LOG` says.
 fn start_log() -> Result<()> {
+    log_from("info")
+}
+
+/// The same from another level on.
+pub(crate) fn log_from(level: &str) -> Result<()> {
     let filter = match std::env::var("DS_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text)
             .with_context(|| format!("DS_LOG is {text:?}: give such as info,ds_hub=debug"))?,
-        _ => EnvFilter::new("info"),
+        _ => EnvFilter::new(level),
     };
     let color =
         std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -77,7 +82,7 @@ fn start_log() -> Result<()> {
 }
 
 /// Threads of a role's own, named after it.
-fn runtime(name: &str) -> Result<Runtime> {
+pub(crate) fn runtime(name: &str) -> Result<Runtime> {
     let runtime = Builder::new_multi_thread().enable_all().thread_name(name).build();
     runtime.with_context(|| format!("cannot start the threads of the {name}"))
 }
@@ -100,7 +105,7 @@ async fn stop_at_signal(stop: CancellationToken) -> Result<()> {
 }
 
 /// Runs `work` until it ends or its metrics cannot be served.
-async fn with_metrics(metrics: Metrics, work: impl Future<Output = Result<()>>) -> Result<()> {
+pub(crate) async fn with_metrics<T>(metrics: Metrics, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         ended = work => ended,
         failed = metrics.serve() => match failed? {},
@@ -108,7 +113,10 @@ async fn with_metrics(metrics: Metrics, work: impl Future<Output = Result<()>>) 
 }
 
 /// Runs `work` until it ends, with signals cancelling `stop`.
-async fn until_stopped<T>(stop: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn until_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
     tokio::select! {
         ended = work => ended,
         signals = stop_at_signal(stop.clone()) => Err(signals.expect_err("it returns only if it cannot listen")),

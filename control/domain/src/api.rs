@@ -11,6 +11,7 @@ mod projects;
 mod runners;
 mod runs;
 mod tasks;
+mod trees;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,6 +24,7 @@ pub use projects::*;
 pub use runners::*;
 pub use runs::*;
 pub use tasks::*;
+pub use trees::*;
 
 /// The body of every answer that is not 2xx.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

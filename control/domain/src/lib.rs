@@ -11,5 +11,7 @@ pub mod provenance;
 pub mod record;
 pub mod schedule;
 pub mod task;
+mod tree_name;
 
 pub use ids::{CommitId, NodeId, ProjectId, RunId, RunnerId, SnapshotId, TaskId, UserId, VolumeId};
+pub use tree_name::{InvalidTreeName, TreeName};

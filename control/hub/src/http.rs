@@ -22,6 +22,7 @@ mod runners;
 mod runs;
 mod tasks;
 mod trace;
+mod trees;
 mod upload;
 mod users;
 
@@ -92,6 +93,7 @@ fn described() -> OpenApiRouter<Arc<Core>> {
         .merge(upload::routes())
         .merge(datasets::routes())
         .merge(runners::routes())
+        .merge(trees::routes())
         .merge(events::routes())
 }
 

@@ -28,4 +28,5 @@ mod task;
 mod tasks;
 
 pub use error::Error;
+pub use register::register;
 pub use runner::{Runner, RunnerConfig};

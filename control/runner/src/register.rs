@@ -16,6 +16,9 @@ use crate::{
     session::CONNECT_PATIENCE,
 };
 
+/// The hub's public key for tickets, beside the identity: for what serves others on this machine.
+const TICKET_KEY: &str = "ticket-key.pub";
+
 /// Who this runner is, and which hub is its own.
 #[derive(Clone)]
 pub(crate) struct Registered {
@@ -32,6 +35,12 @@ pub(crate) struct HubAddress {
     pub(crate) runner_name: String,
 }
 
+/// Makes this machine a node of the hub whose token it is, and keeps what it got in the folder `identity` of
+/// `state_dir`. For what needs an identity and executes no tasks.
+pub async fn register(state_dir: &Path, token: &str) -> Result<Identity> {
+    identity(state_dir, Some(token)).await.map(|registered| registered.identity)
+}
+
 /// Loads the identity in `state_dir`, or trades the token for one. A token is not looked at where there is an identity.
 pub(crate) async fn identity(state_dir: &Path, token: Option<&str>) -> Result<Registered> {
     let dir = state_dir.join("identity");
@@ -40,15 +49,17 @@ pub(crate) async fn identity(state_dir: &Path, token: Option<&str>) -> Result<Re
     }
     let token = token.ok_or_else(|| Error::NotRegistered { dir: dir.clone() })?;
     let token: RegistrationToken = token.parse().map_err(Error::Token)?;
-    let registered = register(&token).await?;
+    let (registered, ticket_key) = trade(&token).await?;
     // The identity last: where it is, the runner is registered.
     write_address(&dir, &registered.hub).await?;
+    journal::replace(dir.join(TICKET_KEY), ticket_key).await?;
     registered.identity.save(&dir).map_err(Error::Identity)?;
     tracing::info!(runner.id = %registered.identity.peer().node, name = registered.hub.runner_name, "registered");
     Ok(registered)
 }
 
-async fn register(token: &RegistrationToken) -> Result<Registered> {
+/// Gives the key as well with which tickets of the hub are verified.
+async fn trade(token: &RegistrationToken) -> Result<(Registered, Vec<u8>)> {
     let address = &token.address;
     let unreachable =
         |e: tonic::transport::Error| Error::HubUnreachable { address: address.clone(), source: e.into() };
@@ -75,7 +86,8 @@ async fn register(token: &RegistrationToken) -> Result<Registered> {
         .into_inner();
     // The CA that was verified by its fingerprint counts, whatever the answer says.
     let identity = key.into_identity(&response.certificate_pem, &ca_pem).map_err(Error::Identity)?;
-    Ok(Registered { identity, hub: HubAddress { address: address.clone(), runner_name: response.name } })
+    let hub = HubAddress { address: address.clone(), runner_name: response.name };
+    Ok((Registered { identity, hub }, response.ticket_public_key))
 }
 
 /// The gRPC endpoint of the hub at `address`.

@@ -56,6 +56,9 @@ pub enum Error {
     /// The snapshot that was asked for is not here.
     #[error("snapshot {0} is not on this node")]
     NoSnapshot(ds_domain::ids::SnapshotId),
+    /// The tree that was to be brought elsewhere is not there.
+    #[error("there is no tree to sync: {0} does not exist at the source")]
+    NoTree(String),
     /// The base of the stream is not here, or another snapshot has its id.
     #[error("the stream starts from snapshot {0}, which is not on this node")]
     NoBase(ds_domain::ids::SnapshotId),
@@ -81,6 +84,9 @@ pub enum Error {
     /// A link that several requests wait for could not be made.
     #[error(transparent)]
     NotLinked(Arc<Error>),
+    /// What is read once for several receivers could not be read.
+    #[error(transparent)]
+    Read(#[from] Arc<Error>),
     /// Our own side ended it.
     #[error("the transfer was cancelled")]
     Cancelled,
@@ -140,10 +146,10 @@ impl Error {
                 ErrorKind::Corrupt
             }
             Self::Link(_) | Self::Stalled { .. } | Self::Unanswered { .. } => ErrorKind::Link,
-            Self::NotLinked(e) => e.kind(),
+            Self::NotLinked(e) | Self::Read(e) => e.kind(),
             Self::Volumes(e) => of_volumes(e),
             Self::Pipe(_) | Self::File { .. } => ErrorKind::Failed,
-            Self::NoSnapshot(_) => ErrorKind::NoSnapshot,
+            Self::NoSnapshot(_) | Self::NoTree(_) => ErrorKind::NoSnapshot,
             Self::NoBase(_) => ErrorKind::NoBase,
             Self::Busy(_) => ErrorKind::Busy,
             Self::Cancelled => ErrorKind::Cancelled,
@@ -169,7 +175,7 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Link(e) => e.is_retryable(),
-            Self::NotLinked(e) => e.is_retryable(),
+            Self::NotLinked(e) | Self::Read(e) => e.is_retryable(),
             Self::Volumes(e) => {
                 e.is_retryable()
                     || matches!(of_volumes(e), ErrorKind::Busy | ErrorKind::NoBase | ErrorKind::Corrupt)
@@ -246,8 +252,14 @@ fn of_volumes(error: &ds_zfs::Error) -> ErrorKind {
     match error {
         Zfs::NoSpace(_) => ErrorKind::Full,
         // Another transfer was faster: the next attempt finds it here.
-        Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::AlreadyHere { .. } => ErrorKind::Busy,
-        Zfs::WrongBase(_) | Zfs::OtherMode { .. } | Zfs::StaleToken { .. } => ErrorKind::NoBase,
+        Zfs::Busy(_) | Zfs::UnderWay { .. } | Zfs::TreeUnderWay { .. } | Zfs::AlreadyHere { .. } => {
+            ErrorKind::Busy
+        }
+        Zfs::WrongBase(_)
+        | Zfs::OtherMode { .. }
+        | Zfs::StaleToken { .. }
+        | Zfs::OtherTreeMode { .. }
+        | Zfs::StaleTreeToken { .. } => ErrorKind::NoBase,
         Zfs::DamagedStream(_) | Zfs::Broken(_) | Zfs::Refused { .. } | Zfs::WrongGuid { .. } => {
             ErrorKind::Corrupt
         }

@@ -6,6 +6,8 @@
 //! where the data is: files of a snapshot, imports, advancing a volume's main line. The hub's end of that is
 //! [`StoreClient`].
 //!
+//! [`tree`] keeps whole trees of datasets in step, under names of their own: what `ds sync` does.
+//!
 //! It does not know users, projects, tasks or commits, and asks no database: a ticket is all the permission there is.
 //! Start reading at `client`, then `receiving`, then [`store`].
 
@@ -26,6 +28,7 @@ mod stall;
 pub mod store;
 mod store_client;
 pub mod ticket;
+pub mod tree;
 mod trial;
 
 pub use client::{Progress, pull, push};

@@ -99,7 +99,7 @@ async fn serve(
             Kind::Rejoin(open) => {
                 drop(joins.bring(Purpose::Rejoin, &open.transfer, link.clone(), control).await);
             }
-            Kind::Store(_) => {}
+            Kind::Store(_) | Kind::Tree(_) => {}
         }
     }
 }

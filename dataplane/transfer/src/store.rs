@@ -14,6 +14,7 @@ mod peers;
 mod reading;
 mod transfers;
 mod tree;
+mod trees;
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ use ds_link::{Endpoint, Identity, Role};
 use ds_zfs::Volumes;
 use tokio_util::sync::CancellationToken;
 
-use self::{claims::Claims, peers::Peers, reading::ReadingClones};
+use self::{claims::Claims, peers::Peers, reading::ReadingClones, trees::Paces};
 use crate::{Error, Result, clock::HubClock, joins::Joins, metrics, ticket::TicketVerifier};
 
 /// What a store is made of.
@@ -39,7 +40,7 @@ pub struct StoreConfig {
     pub root: String,
     /// Its folder: the hub's clock, the nodes that it knows, what is under way, and mountpoints.
     pub state_dir: PathBuf,
-    /// Its certificate, with role store.
+    /// Its certificate, with role store; or with role runner, for a node that keeps trees of others.
     pub identity: Identity,
     /// Verifies the hub's tickets: Ed25519.
     pub ticket_public_key: [u8; 32],
@@ -62,6 +63,7 @@ struct Node {
     incoming: Claims,
     joins: Joins,
     peers: Peers,
+    paces: Paces,
     stopping: CancellationToken,
 }
 
@@ -69,8 +71,8 @@ impl Store {
     /// Opens the pool, drops what an earlier process left half done, and listens.
     pub async fn build(config: StoreConfig) -> Result<Self> {
         let StoreConfig { listen, root, state_dir, identity, ticket_public_key } = config;
-        if identity.peer().role != Role::Store {
-            let reason = format!("{} is not a store's identity", identity.peer());
+        if identity.peer().role == Role::Hub {
+            let reason = format!("{} is neither a store nor a runner, and holds no data", identity.peer());
             return Err(ds_link::Error::Unusable { what: "the certificate", reason }.into());
         }
         metrics::describe();
@@ -89,6 +91,7 @@ impl Store {
             reading: ReadingClones::new(volumes.clone()),
             incoming,
             joins: Joins::default(),
+            paces: Paces::default(),
             peers: Peers::load(state_dir.join("nodes")),
             stopping: CancellationToken::new(),
             io: BlockIo::detect(),

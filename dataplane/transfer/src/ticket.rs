@@ -3,6 +3,8 @@
 //! A [`TicketSigner`] lives in the hub, a [`TicketVerifier`] in each store. The verifier asks nobody: it knows the hub's
 //! public key, who is at the other end of the link, and the time by the hub's clock.
 
+mod tree;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -10,9 +12,12 @@ use std::{
 };
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_proto::v1::{Direction, SignedTicket, Ticket};
 use prost::Message;
+
+pub use tree::TreeGrant;
 
 /// Keeps a ticket's signature from being taken for one over something else.
 const CONTEXT: &[u8] = b"dotstream ticket 1\0";
@@ -205,6 +210,17 @@ impl TicketVerifier {
     }
 }
 
+/// A ticket as text, for those who hand it on: URL-safe base64.
+pub fn to_text(ticket: &SignedTicket) -> String {
+    URL_SAFE_NO_PAD.encode(ticket.encode_to_vec())
+}
+
+/// Reads what [`to_text`] wrote, without judging it.
+pub fn from_text(text: &str) -> Result<SignedTicket, TicketError> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TicketError::Malformed("encoding"))?;
+    SignedTicket::decode(bytes.as_slice()).map_err(|_| TicketError::Malformed("encoding"))
+}
+
 impl Grant {
     /// Reads a ticket without judging it: for the side that presents it.
     pub fn peek(signed: &SignedTicket) -> Result<Self, TicketError> {
@@ -260,21 +276,27 @@ fn check_ends(ticket: &Ticket, at: &Presentation) -> Result<(), TicketError> {
 }
 
 fn check_times(ticket: &Ticket, at: &Presentation) -> Result<(), TicketError> {
-    let late_ms = at.now_ms.saturating_sub(ticket.expires_ms);
-    if late_ms >= 0 {
-        return Err(TicketError::Expired(late_ms));
-    }
-    let early_ms = ticket.issued_ms.saturating_sub(at.now_ms);
-    if early_ms > ISSUE_TOLERANCE_MS {
-        return Err(TicketError::Future(early_ms));
-    }
-    let lifetime_ms = ticket.expires_ms.saturating_sub(ticket.issued_ms);
-    if lifetime_ms > MAX_LIFETIME_MS {
-        return Err(TicketError::Lifetime(lifetime_ms));
-    }
+    check_lifetime(ticket.issued_ms, ticket.expires_ms, at.now_ms)?;
     // Whether it was used before the memory began cannot be known.
     if ticket.issued_ms < at.remembered_since_ms {
         return Err(TicketError::BeforeStart);
+    }
+    Ok(())
+}
+
+/// By the hub's clock.
+fn check_lifetime(issued_ms: i64, expires_ms: i64, now_ms: i64) -> Result<(), TicketError> {
+    let late_ms = now_ms.saturating_sub(expires_ms);
+    if late_ms >= 0 {
+        return Err(TicketError::Expired(late_ms));
+    }
+    let early_ms = issued_ms.saturating_sub(now_ms);
+    if early_ms > ISSUE_TOLERANCE_MS {
+        return Err(TicketError::Future(early_ms));
+    }
+    let lifetime_ms = expires_ms.saturating_sub(issued_ms);
+    if lifetime_ms > MAX_LIFETIME_MS {
+        return Err(TicketError::Lifetime(lifetime_ms));
     }
     Ok(())
 }

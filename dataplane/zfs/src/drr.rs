@@ -19,7 +19,7 @@ mod reader;
 mod record;
 
 pub use begin::{BEGIN_BYTES, BadBeginning, StreamBegin};
-pub(crate) use begin::{Start, check};
+pub(crate) use begin::{Expected, Start, check};
 pub use fault::{BadStream, Fault};
 pub use features::StreamFeatures;
 pub use reader::{StreamProgress, StreamReader};

@@ -102,8 +102,8 @@ pub enum Error {
     /// The stream is not the planned one, by what it says of itself; ZFS has not seen any of it.
     #[error("the stream of snapshot {snapshot} is not let in")]
     Refused {
-        /// The planned one.
-        snapshot: SnapshotId,
+        /// The planned one: its id, or its name in a tree.
+        snapshot: String,
         /// Why.
         #[source]
         source: BadBeginning,
@@ -119,6 +119,37 @@ pub enum Error {
         planned: StreamMode,
         /// The filesystem's.
         found: StreamMode,
+    },
+    /// The same of a dataset in a tree.
+    #[error(
+        "{dataset} goes on with {found} streams here, and {planned} ones were to come: plan it again with those"
+    )]
+    OtherTreeMode {
+        /// Its full name.
+        dataset: String,
+        /// What was to come.
+        planned: StreamMode,
+        /// The filesystem's.
+        found: StreamMode,
+    },
+    /// What names no dataset or snapshot of a tree.
+    #[error(
+        "{0:?} cannot be a name in a tree: it takes letters, digits and _ - . : and blanks, and slashes between names of datasets"
+    )]
+    InvalidName(String),
+    /// What is being received into the same filesystem.
+    #[error("another stream is being received into {dataset}: try again later")]
+    TreeUnderWay {
+        /// Its full name.
+        dataset: String,
+    },
+    /// What broke off cannot go on: its token leads elsewhere, or nowhere.
+    #[error(
+        "the half-received stream of {dataset} cannot be gone on with: give it up and send from the start"
+    )]
+    StaleTreeToken {
+        /// Its full name.
+        dataset: String,
     },
     /// It must not, or cannot, be sent so.
     #[error("volume {volume} is not sent")]
@@ -175,8 +206,8 @@ pub enum Error {
         "received snapshot {snapshot} with GUID {found}, the plan said {expected}: it was destroyed again"
     )]
     WrongGuid {
-        /// The id under which it was received.
-        snapshot: SnapshotId,
+        /// The id, or the name in a tree, under which it was received.
+        snapshot: String,
         /// The plan's.
         expected: SnapshotGuid,
         /// What ZFS reports.
@@ -197,6 +228,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A listing that cannot be read.
+    #[error(transparent)]
+    Listing(#[from] crate::replication::BadListing),
     /// A file that holds no manifest.
     #[error("{path} is not a manifest of this program: remove it and walk the tree again")]
     InvalidManifest {
@@ -213,6 +247,9 @@ impl Error {
             self,
             Self::Busy(_)
                 | Self::UnderWay { .. }
+                | Self::TreeUnderWay { .. }
+                | Self::OtherTreeMode { .. }
+                | Self::StaleTreeToken { .. }
                 | Self::WrongBase(_)
                 | Self::OtherMode { .. }
                 | Self::StaleToken { .. }

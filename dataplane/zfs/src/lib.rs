@@ -24,7 +24,9 @@ mod pool;
 pub mod replication;
 mod resume;
 mod stream;
+mod target;
 mod topology;
+mod trees;
 mod volumes;
 
 pub use drr::{
@@ -39,6 +41,7 @@ pub use pool::{create_file_pool, destroy_pool, import, pool_exists};
 pub use resume::ResumeToken;
 pub use stream::{Intake, ReceiveProcess, ReceiveProgress, Receiving, SendProcess, Sending};
 pub use topology::{Origin, Snapshot};
+pub use trees::LocalTree;
 pub use volumes::{Bookmark, Guard, Partial, Volumes};
 
 /// The GUID that ZFS gives a snapshot when it is taken, and that a received copy shares: equal GUIDs mean equal bytes.

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use ds_domain::ids::{SnapshotId, TaskId, VolumeId};
+use ds_domain::{
+    TreeName,
+    ids::{SnapshotId, TaskId, VolumeId},
+};
 use uuid::Uuid;
 
 use crate::{Error, Result};
@@ -64,9 +67,9 @@ impl Layout {
         &self.mount_dir
     }
 
-    /// `v`, `b`, `t` and `r`.
-    pub(crate) fn folders(&self) -> [String; 4] {
-        ["v", "b", "t", "r"].map(|folder| format!("{}/{folder}", self.root))
+    /// `v`, `b`, `t`, `r` and `d`.
+    pub(crate) fn folders(&self) -> [String; 5] {
+        ["v", "b", "t", "r", "d"].map(|folder| format!("{}/{folder}", self.root))
     }
 
     /// Holds no file, only a reservation.
@@ -88,6 +91,11 @@ impl Layout {
 
     pub(crate) fn readings(&self) -> String {
         format!("{}/r", self.root)
+    }
+
+    /// `d/<name>`, with a tree below it whose names are its owner's.
+    pub(crate) fn tree(&self, name: &TreeName) -> String {
+        format!("{}/d/{name}", self.root)
     }
 
     pub(crate) fn task(&self, task: TaskId) -> String {

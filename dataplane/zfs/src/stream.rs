@@ -9,11 +9,11 @@ use tokio::{
 };
 
 use crate::{
-    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, ResumeToken, SendPlan,
+    BadBeginning, BadStream, Error, Failure, Fault, Features, MODE_PROPERTY, Result, ResumeToken,
     SnapshotGuid, StreamReader, command,
     drr::{self, Start},
-    names::snapshot_name,
-    volumes::{Claim, Volumes},
+    target::Target,
+    volumes::{Claim, token_of},
 };
 
 /// What a pipe is made to hold, so that ZFS and its peer need not take turns. The kernel's limit for those without privileges.
@@ -54,55 +54,52 @@ impl SendProcess {
 /// Room for a planned stream, of which nothing was let in yet. Nobody else receives there until this, or what it becomes, ends.
 #[derive(Debug)]
 pub struct Intake {
-    volumes: Volumes,
-    plan: SendPlan,
-    filesystem: String,
+    target: Target,
     /// What the stream goes on from.
     from: Option<ResumeToken>,
     claim: Claim,
 }
 
 impl Intake {
-    pub(crate) fn new(
-        volumes: Volumes,
-        plan: SendPlan,
-        filesystem: String,
-        from: Option<ResumeToken>,
-        claim: Claim,
-    ) -> Self {
-        Self { volumes, plan, filesystem, from, claim }
+    pub(crate) fn new(target: Target, from: Option<ResumeToken>, claim: Claim) -> Self {
+        Self { target, from, claim }
     }
 
     /// Starts receiving a stream that begins with these [`BEGIN_BYTES`](crate::BEGIN_BYTES) (more are ignored), and passes them on: the caller goes
     /// on behind them. Fails with [`Error::Refused`] where they, or fewer, are not the beginning of the planned stream; then
     /// nothing has happened.
     pub fn begin(self, beginning: &[u8]) -> Result<Receiving> {
-        let Self { volumes, plan, filesystem, from, claim } = self;
+        let Self { target, from, claim } = self;
         let start = if from.is_some() { Start::Resumed } else { Start::Anew };
         let beginning = &beginning[..beginning.len().min(drr::BEGIN_BYTES)];
-        let refused = |source| Error::Refused { snapshot: plan.snapshot, source };
+        let refused = |source| Error::Refused { snapshot: target.shown(), source };
         let mut stream = StreamReader::new();
         stream.push(beginning).map_err(|bad| match bad {
             BadStream { fault: Fault::Beginning(why), .. } => refused(why),
             bad => bad.into(),
         })?;
         let begin = stream.begin().ok_or_else(|| refused(BadBeginning::NoStream))?;
-        drr::check(begin, &plan, start, volumes.features().implementation).map_err(refused)?;
-        let target = snapshot_name(&filesystem, plan.snapshot);
-        let mode = format!("{MODE_PROPERTY}={}", plan.mode);
-        let (stdin, process) = receive(&receive_arguments(volumes.features(), &mode, &target))?;
+        let expected = target.expected();
+        drr::check(begin, &expected, start, target.features().implementation).map_err(refused)?;
+        let name = target.snapshot();
+        let mode = format!("{MODE_PROPERTY}={}", expected.mode);
+        let mut arguments = receive_arguments(target.features(), &mode);
+        let options = target.options();
+        arguments.extend(options.iter().map(String::as_str));
+        arguments.push(&name);
+        let (stdin, process) = receive(&arguments)?;
         // The pipe is empty and holds far more, so this does not wait.
         let mut pipe = std::fs::File::from(stdin);
         pipe.write_all(beginning).map_err(Error::io("write into the pipe to `zfs receive`"))?;
         Ok(Receiving {
             stdin: pipe.into(),
             stream,
-            process: ReceiveProcess { process, volumes, plan, filesystem, from, _claim: claim },
+            process: ReceiveProcess { process, target, from, _claim: claim },
         })
     }
 }
 
-fn receive_arguments<'a>(features: &Features, mode: &'a str, target: &'a str) -> Vec<&'a str> {
+fn receive_arguments<'a>(features: &Features, mode: &'a str) -> Vec<&'a str> {
     let mut arguments = vec!["receive"];
     if features.resume {
         arguments.push("-s");
@@ -113,7 +110,6 @@ fn receive_arguments<'a>(features: &Features, mode: &'a str, target: &'a str) ->
     if features.receive_excluding {
         arguments.extend(["-x", "mountpoint", "-o", mode]);
     }
-    arguments.push(target);
     arguments
 }
 
@@ -134,9 +130,7 @@ pub struct Receiving {
 #[derive(Debug)]
 pub struct ReceiveProcess {
     process: Process,
-    volumes: Volumes,
-    plan: SendPlan,
-    filesystem: String,
+    target: Target,
     from: Option<ResumeToken>,
     /// Held until nothing half received is left.
     _claim: Claim,
@@ -145,24 +139,25 @@ pub struct ReceiveProcess {
 /// Where a running receive is, in ZFS's own words.
 #[derive(Debug, Clone)]
 pub struct ReceiveProgress {
-    volumes: Volumes,
-    filesystem: String,
+    /// `None` where this ZFS knows no resume tokens.
+    filesystem: Option<String>,
 }
 
 impl ReceiveProgress {
     /// How far it is on the pool; `None` where this ZFS knows no resume tokens, or has put nothing there yet.
     pub async fn token(&self) -> Result<Option<ResumeToken>> {
-        if !self.volumes.features().resume {
-            return Ok(None);
+        match &self.filesystem {
+            Some(filesystem) => token_of(filesystem).await,
+            None => Ok(None),
         }
-        self.volumes.token_of(&self.filesystem).await
     }
 }
 
 impl ReceiveProcess {
     /// For whoever watches it.
     pub fn progress(&self) -> ReceiveProgress {
-        ReceiveProgress { volumes: self.volumes.clone(), filesystem: self.filesystem.clone() }
+        let knows_tokens = self.target.features().resume;
+        ReceiveProgress { filesystem: knows_tokens.then(|| self.target.filesystem().to_owned()) }
     }
 
     /// Waits for the end, after the whole stream was written and `stdin` was closed: checks the exit code and what was
@@ -170,41 +165,42 @@ impl ReceiveProcess {
     /// wrong, nothing of it stays; but of a stream that went on with what was here, that stays if it is more by now:
     /// ZFS checks what it takes in, and it may be that what fed it before had not quite ended.
     pub async fn finish(self, stream: &StreamReader) -> Result<SnapshotGuid> {
-        let Self { process, volumes, plan, filesystem, from, _claim } = self;
+        let Self { process, target, from, _claim } = self;
         let (failure, succeeded) = process.wait().await?;
         let error = match stream.finish() {
             _ if !succeeded => Some(Error::from_failure(failure)),
             whole => whole.err().map(Error::from),
         };
         if let Some(error) = error {
-            if from.is_none() || volumes.token_of(&filesystem).await? == from {
-                volumes.undo_receive(&plan, &filesystem).await?;
+            if from.is_none() || target.token().await? == from {
+                target.undo().await?;
             }
             return Err(error);
         }
-        let found = volumes.guid(&filesystem, plan.snapshot).await?;
-        if found == plan.guid {
+        let (found, expected) = (target.guid().await?, target.expected().to);
+        if found == expected {
+            target.settle().await?;
             return Ok(found);
         }
-        volumes.undo_receive(&plan, &filesystem).await?;
-        Err(Error::WrongGuid { snapshot: plan.snapshot, expected: plan.guid, found })
+        target.undo().await?;
+        Err(Error::WrongGuid { snapshot: target.shown(), expected, found })
     }
 
     /// Ends it and keeps what was received of it, which [`Volumes::receive_resumed`] goes on with; `stdin` must be closed before.
     /// `None` where nothing was kept, as always where this ZFS knows no resume tokens.
     pub async fn suspend(self) -> Result<Option<ResumeToken>> {
-        if !self.volumes.features().resume {
+        if !self.target.features().resume {
             return self.abort().await.map(|()| None);
         }
-        let Self { process, volumes, filesystem, _claim, .. } = self;
+        let Self { process, target, _claim, .. } = self;
         process.end_soon().await?;
-        volumes.token_of(&filesystem).await
+        target.token().await
     }
 
     /// Ends it and destroys what was received of it, waiting for ZFS to let go. `stdin` must be closed before.
     pub async fn abort(self) -> Result<()> {
         self.process.kill().await?;
-        self.volumes.undo_receive(&self.plan, &self.filesystem).await
+        self.target.undo().await
     }
 }
 

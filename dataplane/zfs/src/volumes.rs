@@ -18,23 +18,27 @@ use std::{
     sync::{Arc, Mutex, Weak, atomic::AtomicBool},
 };
 
-use ds_domain::ids::{SnapshotId, VolumeId};
+use ds_domain::{
+    TreeName,
+    ids::{SnapshotId, VolumeId},
+};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    Error, Failure, Features, Result, Snapshot, SnapshotGuid, command,
+    Error, Failure, Features, LocalTree, Result, Snapshot, SnapshotGuid, command,
     command::zfs,
     names::{Layout, Place, snapshot_name},
     pool,
     topology::{Filesystem, Listing, PROPERTIES, Topology},
 };
 
-pub(crate) use claims::Claim;
-use claims::Claims;
+pub(crate) use claims::{Claim, Claims};
 use guards::Forsaken;
 pub use guards::Guard;
 pub use keeping::Bookmark;
 pub use partials::Partial;
+pub(crate) use partials::{abandon, decode, token_of};
+pub(crate) use streams::destroy_half_received;
 
 /// A node's volumes. Cheap to clone.
 ///
@@ -91,6 +95,12 @@ impl Volumes {
     /// What this machine's ZFS can do.
     pub fn features(&self) -> &Features {
         &self.inner.features
+    }
+
+    /// The tree of this name among those that lie here under their owners' names; it need not exist.
+    pub fn tree(&self, name: &TreeName) -> LocalTree {
+        let root = self.inner.layout.tree(name);
+        LocalTree::within(root, self.inner.features.clone(), self.inner.receiving.clone())
     }
 
     /// Makes a volume with a first, empty snapshot, unless it is there; gives that snapshot's GUID.
@@ -247,7 +257,7 @@ impl Volumes {
 }
 
 /// `zfs create`, where "it exists" is success.
-async fn create_filesystem(name: &str, options: &[&str]) -> Result<()> {
+pub(crate) async fn create_filesystem(name: &str, options: &[&str]) -> Result<()> {
     let mut arguments = vec!["create"];
     arguments.extend(options);
     arguments.push(name);
@@ -258,16 +268,16 @@ async fn create_filesystem(name: &str, options: &[&str]) -> Result<()> {
 }
 
 /// `zfs destroy`, where "it does not exist" is success; waits a few seconds for it to become free.
-async fn destroy(name: &str) -> Result<()> {
+pub(crate) async fn destroy(name: &str) -> Result<()> {
     ignore_missing(command::zfs_patiently(&["destroy", name]).await)
 }
 
 /// The same with everything below it and its snapshots, but never with clones elsewhere.
-async fn destroy_tree(name: &str) -> Result<()> {
+pub(crate) async fn destroy_tree(name: &str) -> Result<()> {
     ignore_missing(command::zfs_patiently(&["destroy", "-r", name]).await)
 }
 
-fn ignore_missing(result: Result<String>) -> Result<()> {
+pub(crate) fn ignore_missing(result: Result<String>) -> Result<()> {
     match result {
         Err(Error::NotFound(_)) => Ok(()),
         result => result.map(drop),

@@ -2,7 +2,7 @@
 /// The first message on each bidirectional stream.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamOpen {
-    #[prost(oneof = "stream_open::Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "stream_open::Kind", tags = "1, 2, 3, 4, 5")]
     pub kind: ::core::option::Option<stream_open::Kind>,
 }
 /// Nested message and enum types in `StreamOpen`.
@@ -17,6 +17,8 @@ pub mod stream_open {
         Lane(super::LaneOpen),
         #[prost(message, tag = "4")]
         Rejoin(super::TransferRejoin),
+        #[prost(message, tag = "5")]
+        Tree(::prost::alloc::boxed::Box<super::TreeOpen>),
     }
 }
 /// The link that this stream is on becomes a further lane of a transfer of the same two nodes. Answered by a TransferReply.
@@ -498,6 +500,223 @@ pub struct FileEntry {
     pub size_bytes: u64,
     #[prost(int64, tag = "4")]
     pub modified_ms: i64,
+}
+/// Signed by the hub; lets `peer` bring a tree to `host`, or fetch it from there, as often as it likes before it
+/// expires: a tree has as many streams as it has snapshots.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeTicket {
+    #[prost(bytes = "vec", tag = "1")]
+    pub peer: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub host: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "3")]
+    pub tree: ::prost::alloc::string::String,
+    #[prost(enumeration = "Direction", tag = "4")]
+    pub direction: i32,
+    /// by the hub's clock
+    #[prost(int64, tag = "5")]
+    pub issued_ms: i64,
+    #[prost(int64, tag = "6")]
+    pub expires_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeOpen {
+    /// An encoded TreeTicket, and the signature over "dotstream tree ticket 1\0" + payload.
+    #[prost(message, optional, tag = "1")]
+    pub ticket: ::core::option::Option<SignedTicket>,
+    #[prost(oneof = "tree_open::Request", tags = "2, 3, 4")]
+    pub request: ::core::option::Option<tree_open::Request>,
+}
+/// Nested message and enum types in `TreeOpen`.
+pub mod tree_open {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Request {
+        /// answered by a TreeReply, then TreeParts until the end of the stream
+        #[prost(message, tag = "2")]
+        List(super::TreeList),
+        /// answered as a TransferOpen is
+        #[prost(message, tag = "3")]
+        Move(super::TreeMove),
+        /// pushes only; answered by a TreeReply
+        #[prost(message, tag = "4")]
+        Change(super::TreeChange),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeList {}
+/// One stream, to or from the dataset at `path`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeMove {
+    #[prost(bytes = "vec", tag = "1")]
+    pub transfer: ::prost::alloc::vec::Vec<u8>,
+    /// within the tree, at the acceptor; empty = its root
+    #[prost(string, tag = "2")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub step: ::core::option::Option<TreeStep>,
+    /// as ds_zfs::StreamMode is written
+    #[prost(string, tag = "4")]
+    pub mode: ::prost::alloc::string::String,
+    /// push: 0 = not known
+    #[prost(uint64, tag = "5")]
+    pub estimate_bytes: u64,
+    /// pull: as ds_zfs::replication::Limits are written; empty = none
+    #[prost(string, tag = "6")]
+    pub limits: ::prost::alloc::string::String,
+    /// of the clock by which the limits are meant
+    #[prost(sint32, tag = "7")]
+    pub utc_offset_s: i32,
+    /// push: of the dataset, at the sender
+    #[prost(string, tag = "8")]
+    pub source_path: ::prost::alloc::string::String,
+}
+/// Base and token of what the stream brings: neither = a full one.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeStep {
+    /// the snapshot's name, without the dataset's
+    #[prost(string, tag = "1")]
+    pub to: ::prost::alloc::string::String,
+    #[prost(fixed64, tag = "2")]
+    pub guid: u64,
+    #[prost(message, optional, tag = "3")]
+    pub base: ::core::option::Option<TreeBase>,
+    /// goes on where an earlier one broke off
+    #[prost(string, tag = "4")]
+    pub token: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeBase {
+    /// of the dataset that it is on, at the sender
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(fixed64, tag = "3")]
+    pub guid: u64,
+    #[prost(bool, tag = "4")]
+    pub bookmark: bool,
+    /// the stream makes a new filesystem
+    #[prost(bool, tag = "5")]
+    pub clone: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeChange {
+    #[prost(oneof = "tree_change::Change", tags = "1, 2, 3")]
+    pub change: ::core::option::Option<tree_change::Change>,
+}
+/// Nested message and enum types in `TreeChange`.
+pub mod tree_change {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// an empty filesystem at this path
+        #[prost(string, tag = "1")]
+        MakePlace(::prost::alloc::string::String),
+        /// what is half received at this path
+        #[prost(string, tag = "2")]
+        Abandon(::prost::alloc::string::String),
+        #[prost(message, tag = "3")]
+        Destroy(super::TreeDestroy),
+    }
+}
+/// At most 1,000 snapshots of one dataset that a retention lets go.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeDestroy {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "2")]
+    pub snapshots: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeReply {
+    #[prost(oneof = "tree_reply::Reply", tags = "1, 2")]
+    pub reply: ::core::option::Option<tree_reply::Reply>,
+}
+/// Nested message and enum types in `TreeReply`.
+pub mod tree_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Reply {
+        #[prost(message, tag = "1")]
+        Ok(super::TreeOk),
+        #[prost(message, tag = "2")]
+        Abort(super::Abort),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeOk {
+    /// of a listing
+    #[prost(message, optional, tag = "1")]
+    pub zfs: ::core::option::Option<ZfsAbilities>,
+    #[prost(uint64, tag = "2")]
+    pub destroyed: u64,
+}
+/// What a machine's ZFS can do, as far as the other end of a stream has to know.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ZfsAbilities {
+    #[prost(string, tag = "1")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub open_zfs: bool,
+    #[prost(bool, tag = "3")]
+    pub resume: bool,
+    #[prost(bool, tag = "4")]
+    pub compressed: bool,
+    #[prost(bool, tag = "5")]
+    pub large_blocks: bool,
+    #[prost(bool, tag = "6")]
+    pub embedded: bool,
+    #[prost(bool, tag = "7")]
+    pub raw: bool,
+}
+/// A dataset, or more of the one before: each has at most 2,000 snapshots and bookmarks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TreePart {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    /// in its first part
+    #[prost(message, optional, tag = "2")]
+    pub dataset: ::core::option::Option<TreeDataset>,
+    #[prost(message, repeated, tag = "3")]
+    pub snapshots: ::prost::alloc::vec::Vec<TreeMark>,
+    #[prost(message, repeated, tag = "4")]
+    pub bookmarks: ::prost::alloc::vec::Vec<TreeMark>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeDataset {
+    /// with origin_snapshot: what it was cloned from, within the tree
+    #[prost(string, tag = "1")]
+    pub origin_path: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub origin_snapshot: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub encrypted: bool,
+    #[prost(bool, tag = "4")]
+    pub disk: bool,
+    /// empty = not remembered
+    #[prost(string, tag = "5")]
+    pub mode: ::prost::alloc::string::String,
+    /// of what is half received
+    #[prost(string, tag = "6")]
+    pub token: ::prost::alloc::string::String,
+    /// 0 = the token cannot be read
+    #[prost(fixed64, tag = "7")]
+    pub token_guid: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TreeMark {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(fixed64, tag = "2")]
+    pub guid: u64,
+    #[prost(uint64, tag = "3")]
+    pub created_txg: u64,
+    #[prost(int64, tag = "4")]
+    pub created_s: i64,
+    #[prost(uint64, optional, tag = "5")]
+    pub ivset: ::core::option::Option<u64>,
+    #[prost(bool, tag = "6")]
+    pub held: bool,
+    #[prost(bool, tag = "7")]
+    pub cloned: bool,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -131,6 +131,7 @@ fn body(route: &str) -> Option<Value> {
         "PUT /api/v1/projects/{project}/members/{username}"
         | "PUT /api/v1/datasets/{dataset}/members/{username}" => json!({"access": "owner"}),
         "PUT /api/v1/users/{username}/password" => json!({}),
+        "POST /api/v1/trees/{tree}/tickets" => json!({"peer": Uuid::nil(), "direction": "push"}),
         _ => return None,
     })
 }

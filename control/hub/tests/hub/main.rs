@@ -13,4 +13,5 @@ mod recording;
 mod removal;
 mod support;
 mod tasks;
+mod trees;
 mod with_store;

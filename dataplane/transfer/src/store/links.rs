@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Node, answers, transfers};
+use super::{Node, answers, transfers, trees};
 use crate::{Result, exchange::farewell, joins::Purpose};
 
 /// Nodes that shake hands at once, from everywhere and from one address.
@@ -130,10 +130,13 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
             return transfers::serve(&node, &link, control, open).await;
         }
+        (Kind::Tree(open), Role::Runner | Role::Store) => {
+            return trees::serve(&node, &link, control, *open).await;
+        }
         (Kind::Store(_), Role::Runner | Role::Store) => {
             refuse(&mut control, "only a hub may ask that of a store").await
         }
-        (Kind::Transfer(_) | Kind::Lane(_) | Kind::Rejoin(_), Role::Hub) => {
+        (Kind::Transfer(_) | Kind::Lane(_) | Kind::Rejoin(_) | Kind::Tree(_), Role::Hub) => {
             refuse(&mut control, "a hub holds no data").await
         }
     };

@@ -7,3 +7,4 @@ mod lost_links;
 mod requests;
 mod support;
 mod transfers;
+mod trees;

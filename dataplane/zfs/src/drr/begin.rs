@@ -4,7 +4,7 @@ use super::{
     features::StreamFeatures,
     record::{ByteOrder, Fields, RECORD_BYTES, checked_payload},
 };
-use crate::{Implementation, SendPlan, SnapshotGuid};
+use crate::{Implementation, SendPlan, SnapshotGuid, StreamMode};
 
 /// The length of a `DRR_BEGIN` record: so much of a stream must be here before it is let in.
 pub const BEGIN_BYTES: usize = RECORD_BYTES;
@@ -81,10 +81,27 @@ pub(crate) enum Start {
     Resumed,
 }
 
-/// Checks that a stream that begins like this is the planned one, and nothing more.
+/// What a stream has to say of itself to be let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expected {
+    /// The snapshot that it brings.
+    pub(crate) to: SnapshotGuid,
+    /// The snapshot that it starts from; `None` for a full stream.
+    pub(crate) from: Option<SnapshotGuid>,
+    /// How its blocks travel.
+    pub(crate) mode: StreamMode,
+}
+
+impl From<&SendPlan> for Expected {
+    fn from(plan: &SendPlan) -> Self {
+        Self { to: plan.guid, from: plan.kind.base().map(|base| base.guid), mode: plan.mode }
+    }
+}
+
+/// Checks that a stream that begins like this is the expected one, and nothing more.
 pub(crate) fn check(
     begin: &StreamBegin,
-    plan: &SendPlan,
+    expected: &Expected,
     start: Start,
     here: Implementation,
 ) -> Result<(), BadBeginning> {
@@ -92,15 +109,14 @@ pub(crate) fn check(
     if resumes != (start == Start::Resumed) {
         return Err(BadBeginning::Start);
     }
-    let base = plan.kind.base().map(|base| base.guid);
-    if begin.to != plan.guid {
-        return Err(BadBeginning::Snapshot { expected: plan.guid, found: begin.to });
+    if begin.to != expected.to {
+        return Err(BadBeginning::Snapshot { expected: expected.to, found: begin.to });
     }
-    if begin.from != base {
-        let [expected, found] = [base, begin.from].map(|guid| guid.unwrap_or(SnapshotGuid(0)));
+    if begin.from != expected.from {
+        let [expected, found] = [expected.from, begin.from].map(|guid| guid.unwrap_or(SnapshotGuid(0)));
         return Err(BadBeginning::Base { expected, found });
     }
-    match begin.features.without(plan.mode.stream_features(here) | StreamFeatures::RESUMING) {
+    match begin.features.without(expected.mode.stream_features(here) | StreamFeatures::RESUMING) {
         StreamFeatures::NONE => Ok(()),
         unknown => Err(BadBeginning::Features(unknown)),
     }
@@ -139,11 +155,12 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Base, SendFlags, StreamKind, StreamMode};
+    use crate::{Base, SendFlags, StreamKind};
 
-    fn plan(kind: StreamKind) -> SendPlan {
+    fn plan(kind: StreamKind) -> Expected {
         let (volume, snapshot) = (VolumeId(Uuid::from_u128(1)), SnapshotId(Uuid::from_u128(2)));
-        SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind, mode: StreamMode::PLAIN }
+        let mode = StreamMode::PLAIN;
+        (&SendPlan { volume, snapshot, guid: SnapshotGuid(70), kind, mode }).into()
     }
 
     fn from(guid: u64) -> StreamKind {
@@ -222,7 +239,7 @@ mod tests {
     fn a_stream_needs_no_more_than_its_mode_allows() {
         let judge = |bits: u64, mode| {
             let begin = StreamBegin::parse(&record(false, 1 | bits << 2, 0))?.0;
-            check(&begin, &plan(StreamKind::Full).with_mode(mode), Start::Anew, Implementation::OpenZfs)
+            check(&begin, &Expected { mode, ..plan(StreamKind::Full) }, Start::Anew, Implementation::OpenZfs)
         };
         let large = StreamMode::Decrypted(SendFlags { large_blocks: true, ..SendFlags::default() });
         let compressed = StreamMode::Decrypted(SendFlags { compressed: true, ..SendFlags::default() });

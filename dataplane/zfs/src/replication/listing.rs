@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 
 use super::tree::{Bookmark, Dataset, HalfReceived, Origin, Snapshot, Tree};
-use crate::{Features, Implementation, SnapshotGuid};
+use crate::{Features, Implementation, MODE_PROPERTY, SnapshotGuid, StreamMode};
 
 /// The properties that a listing must ask for, as far as this machine's ZFS has them.
 pub fn properties(features: &Features) -> &'static str {
     match features.implementation {
         Implementation::OpenZfs => {
-            "guid,createtxg,creation,origin,userrefs,clones,encryption,ivsetguid,receive_resume_token"
+            "type,guid,createtxg,creation,origin,userrefs,clones,encryption,ivsetguid,receive_resume_token,dotstream:stream"
         }
-        Implementation::ZfsFuse => "guid,createtxg,creation,origin,userrefs",
+        Implementation::ZfsFuse => "type,guid,createtxg,creation,origin,userrefs",
     }
 }
 
@@ -40,6 +40,7 @@ pub struct Listing {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one independent property")]
 struct Row {
     name: String,
     guid: Option<u64>,
@@ -51,6 +52,8 @@ struct Row {
     encrypted: bool,
     ivset: Option<u64>,
     token: Option<String>,
+    disk: bool,
+    mode: Option<StreamMode>,
 }
 
 impl Listing {
@@ -128,6 +131,8 @@ impl Listing {
         dataset.origin =
             inside.map(|(path, snapshot)| Origin { path: path.to_owned(), snapshot: snapshot.to_owned() });
         dataset.encrypted = row.encrypted;
+        dataset.disk = row.disk;
+        dataset.mode = row.mode;
         let guid_of = self.token_guid;
         dataset.half_received = row.token.map(|token| HalfReceived { guid: guid_of(&token), token });
     }
@@ -151,7 +156,10 @@ impl Row {
             "userrefs" => self.held = value.parse::<u64>().ok()? > 0,
             "clones" => self.cloned = true,
             "encryption" => self.encrypted = value != "off",
-            "ivsetguid" => self.ivset = Some(value.parse().ok()?),
+            // Bookmarks of what is not encrypted say 0.
+            "ivsetguid" => self.ivset = Some(value.parse().ok()?).filter(|ivset| *ivset != 0),
+            "type" => self.disk = value == "volume",
+            MODE_PROPERTY => self.mode = value.parse().ok(),
             "receive_resume_token" => self.token = Some(value.to_owned()),
             _ => return None,
         }
@@ -205,6 +213,7 @@ tank/d@a\tuserrefs\t2
 tank/d@a\tclones\ttank/d/c
 tank/d#a\tguid\t18446744073709551615
 tank/d#a\tcreatetxg\t9
+tank/d#a\tivsetguid\t0
 tank/d/c\tguid\t2
 tank/d/c\torigin\ttank/d@a
 tank/d/c\tencryption\taes-256-gcm
@@ -231,6 +240,7 @@ tank/d/other\torigin\ttank/elsewhere@x
         assert_eq!((snapshot.created_txg, snapshot.created_s), (9, 1_700_000_000));
         assert!(snapshot.held && snapshot.cloned && !root.encrypted);
         assert_eq!((root.bookmarks[0].name.as_str(), root.bookmarks[0].created_txg), ("a", 9));
+        assert_eq!(root.bookmarks[0].ivset, None);
         let clone = tree.dataset("c").unwrap();
         assert_eq!(clone.origin, Some(Origin { path: String::new(), snapshot: "a".into() }));
         assert!(clone.encrypted && clone.snapshots.is_empty(), "@late went while it was listed");

@@ -104,6 +104,9 @@ pub enum Blocked {
     /// The target holds encrypted blocks, and decrypted ones are asked for.
     #[error("its copy was begun with raw streams and can only go on so: send raw, or begin another copy")]
     BegunRaw,
+    /// A disk.
+    #[error("it is a disk and holds no files, and only filesystems are sent: leave it out with --exclude")]
+    Disk,
     /// The other way round.
     #[error(
         "its copy was begun with decrypted streams and can only go on so: send plain, or begin another copy"
@@ -112,7 +115,7 @@ pub enum Blocked {
 }
 
 /// One thing to do at the target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// Make an empty filesystem that is not mounted: those below it need a place.
     MakePlace,
@@ -147,7 +150,7 @@ pub enum Step {
 }
 
 /// A snapshot that a stream brings.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Point {
     /// Its name.
     pub name: String,
@@ -156,7 +159,7 @@ pub struct Point {
 }
 
 /// What a stream starts from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Base {
     /// The path at the source of the dataset that it lies on.
     pub path: String,
@@ -169,7 +172,7 @@ pub struct Base {
 }
 
 /// What a stream starts from, at the source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mark {
     /// A snapshot.
     Snapshot,
@@ -245,6 +248,10 @@ impl<'a> Planning<'a> {
             } else if !self.policy.datasets.has(&source.path) {
                 return None;
             }
+            return Some(plan);
+        }
+        if source.disk {
+            plan.verdict = Verdict::Blocked(Blocked::Disk);
             return Some(plan);
         }
         let landing = landing::find(source, self.target, self.policy.divergence);

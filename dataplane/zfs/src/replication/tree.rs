@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::SnapshotGuid;
+use crate::{SnapshotGuid, StreamMode};
 
 /// A dataset and all below it, with their snapshots and bookmarks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +20,10 @@ pub struct Dataset {
     pub origin: Option<Origin>,
     /// Whether its blocks are encrypted on the pool.
     pub encrypted: bool,
+    /// Whether it is a disk (a block volume) and holds no files.
+    pub disk: bool,
+    /// How its streams came here, where that is remembered; it goes on in no other way.
+    pub mode: Option<StreamMode>,
     /// What a receive that broke left behind.
     pub half_received: Option<HalfReceived>,
     /// Oldest first.
@@ -92,6 +96,14 @@ impl Tree {
     /// By path, parents before their children.
     pub fn datasets(&self) -> &[Dataset] {
         &self.datasets
+    }
+
+    pub(crate) fn retain(&mut self, stays: impl FnMut(&Dataset) -> bool) {
+        self.datasets.retain(stays);
+    }
+
+    pub(crate) fn half_received_mut(&mut self) -> impl Iterator<Item = &mut HalfReceived> {
+        self.datasets.iter_mut().filter_map(|dataset| dataset.half_received.as_mut())
     }
 
     /// The dataset at a path.

@@ -6,19 +6,35 @@ use ds_domain::ids::SnapshotId;
 
 /// All that is under way. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Claims(Arc<Mutex<Vec<Claimed>>>);
+pub(crate) struct Claims(Arc<Mutex<Vec<Claimed>>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Claimed {
     filesystem: String,
-    snapshot: SnapshotId,
+    /// `None` where snapshots have no ids: in trees.
+    snapshot: Option<SnapshotId>,
 }
 
 impl Claims {
     /// `None` while the snapshot, or another into the same filesystem, is under way.
-    pub(super) fn claim(&self, filesystem: &str, snapshot: SnapshotId) -> Option<Claim> {
+    pub(crate) fn claim(&self, filesystem: &str, snapshot: SnapshotId) -> Option<Claim> {
+        self.claim_all(filesystem, Some(snapshot))
+    }
+
+    /// `None` while anything is received into the filesystem.
+    pub(crate) fn claim_filesystem(&self, filesystem: &str) -> Option<Claim> {
+        self.claim_all(filesystem, None)
+    }
+
+    /// Whether anything is received into the filesystem now.
+    pub(crate) fn is_claimed(&self, filesystem: &str) -> bool {
+        self.all().iter().any(|other| other.filesystem == filesystem)
+    }
+
+    fn claim_all(&self, filesystem: &str, snapshot: Option<SnapshotId>) -> Option<Claim> {
         let mut all = self.all();
-        if all.iter().any(|other| other.filesystem == filesystem || other.snapshot == snapshot) {
+        let same = |other: &Claimed| snapshot.is_some() && other.snapshot == snapshot;
+        if all.iter().any(|other| other.filesystem == filesystem || same(other)) {
             return None;
         }
         let claimed = Claimed { filesystem: filesystem.to_owned(), snapshot };

@@ -3,7 +3,10 @@
 use ds_domain::ids::{SnapshotId, VolumeId};
 
 use super::{Volumes, ignore_missing, streams::continued};
-use crate::{Error, Intake, Result, ResumeToken, SendPlan, Sending, command, names::Place, stream};
+use crate::{
+    Error, Intake, Result, ResumeToken, SendPlan, Sending, command, command::zfs, names::Place, stream,
+    target::Target,
+};
 
 const NEEDS_TOKENS: &str = "resumable receives (OpenZFS 0.7)";
 
@@ -91,16 +94,7 @@ impl Volumes {
         }
         let claim = self.inner.receiving.claim(&partial.filesystem, snapshot);
         let claim = claim.ok_or(Error::UnderWay { volume, snapshot })?;
-        Ok(Intake::new(self.clone(), *plan, partial.filesystem, Some(partial.token), claim))
-    }
-
-    /// What the token of a half-received filesystem says.
-    pub(crate) async fn token_of(&self, filesystem: &str) -> Result<Option<ResumeToken>> {
-        match self.property(filesystem, "receive_resume_token").await {
-            Ok(token) if token != "-" => decode(&token).await,
-            Ok(_) | Err(Error::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(Intake::new(Target::volume(self, plan, partial.filesystem), Some(partial.token), claim))
     }
 
     /// Destroys what is half received on a filesystem: the filesystem itself, or what was to become its next snapshot.
@@ -108,10 +102,7 @@ impl Volumes {
         if !self.features().resume {
             return Ok(());
         }
-        match command::zfs_patiently(&["receive", "-A", filesystem]).await {
-            Err(Error::Failed(failure)) if failure.said.contains("does not have any resumable") => Ok(()),
-            result => ignore_missing(result),
-        }
+        abandon(filesystem).await
     }
 
     /// `false` where it is being received.
@@ -165,8 +156,25 @@ impl Volumes {
     }
 }
 
+/// What the token of a half-received filesystem says. For a ZFS that knows resume tokens.
+pub(crate) async fn token_of(filesystem: &str) -> Result<Option<ResumeToken>> {
+    match zfs(&["get", "-Hp", "-o", "value", "receive_resume_token", filesystem]).await {
+        Ok(token) if token.trim_end() != "-" => decode(token.trim_end()).await,
+        Ok(_) | Err(Error::NotFound(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives up what is half received on a filesystem, if anything is. For a ZFS that knows resume tokens.
+pub(crate) async fn abandon(filesystem: &str) -> Result<()> {
+    match command::zfs_patiently(&["receive", "-A", filesystem]).await {
+        Err(Error::Failed(failure)) if failure.said.contains("does not have any resumable") => Ok(()),
+        result => ignore_missing(result),
+    }
+}
+
 /// Asks ZFS, which says it of tokens of any machine, and then may say that it does not have that snapshot.
-async fn decode(token: &str) -> Result<Option<ResumeToken>> {
+pub(crate) async fn decode(token: &str) -> Result<Option<ResumeToken>> {
     if !ResumeToken::is_well_formed(token) {
         return Ok(None);
     }

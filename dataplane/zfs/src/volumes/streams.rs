@@ -8,6 +8,7 @@ use crate::{
     command::zfs,
     names::{Place, snapshot_name},
     stream,
+    target::Target,
     topology::{Filesystem, Topology},
 };
 
@@ -72,7 +73,7 @@ impl Volumes {
             // What was half received on it would be in the way.
             None => self.drop_partial_on(&filesystem).await?,
         }
-        Ok(Intake::new(self.clone(), *plan, filesystem, None, claim))
+        Ok(Intake::new(Target::volume(self, plan, filesystem), None, claim))
     }
 
     /// Clears what a crash left where a new filesystem is to be received, and makes its folder. [`Error::Busy`] if it is no leftover.
@@ -93,15 +94,7 @@ impl Volumes {
             self.detach(filesystem).await?;
             return destroy(&snapshot_name(filesystem, plan.snapshot)).await;
         }
-        // The daemon or kernel destroys it by itself when it notices that the stream ended, and is busy with it until then.
-        let mut tries = 1;
-        loop {
-            match destroy_tree(filesystem).await {
-                Err(Error::Busy(_)) if tries < LET_GO_TRIES => tries += 1,
-                result => return result,
-            }
-            tokio::time::sleep(LET_GO_PAUSE).await;
-        }
+        destroy_half_received(filesystem).await
     }
 
     pub(super) async fn send_arguments(&self, topology: &Topology, plan: &SendPlan) -> Result<Vec<String>> {
@@ -130,6 +123,19 @@ impl Volumes {
         }
         arguments.push(snapshot_name(&here.name, snapshot));
         Ok(arguments)
+    }
+}
+
+/// Destroys a filesystem whose first stream did not arrive whole. The daemon or kernel does so by itself when it
+/// notices that the stream ended, and is busy with it until then.
+pub(crate) async fn destroy_half_received(filesystem: &str) -> Result<()> {
+    let mut tries = 1;
+    loop {
+        match destroy_tree(filesystem).await {
+            Err(Error::Busy(_)) if tries < LET_GO_TRIES => tries += 1,
+            result => return result,
+        }
+        tokio::time::sleep(LET_GO_PAUSE).await;
     }
 }
 

@@ -6,4 +6,5 @@ mod modes;
 mod resume;
 mod streams;
 mod support;
+mod trees;
 mod volumes;

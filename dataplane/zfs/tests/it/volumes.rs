@@ -47,7 +47,10 @@ async fn a_task_works_on_a_clone_and_the_main_line_moves() {
 
     volumes.drop_volume(volume).await.unwrap();
     volumes.drop_volume(volume).await.unwrap();
-    assert_eq!(pool.names(), ["/store", "/store/b", "/store/r", "/store/reserve", "/store/t", "/store/v"]);
+    assert_eq!(
+        pool.names(),
+        ["/store", "/store/b", "/store/d", "/store/r", "/store/reserve", "/store/t", "/store/v"]
+    );
 }
 
 #[tokio::test]
