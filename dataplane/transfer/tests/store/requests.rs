@@ -174,7 +174,7 @@ async fn an_import_that_fails_leaves_nothing() {
             Ok(_) => break,
             // Each try has a link, and so many at once are too many as well.
             Err(error) => {
-                assert!(error.to_string().contains("under way") || error.is_retryable(), "{error:?}")
+                assert!(error.to_string().contains("under way") || error.is_retryable(), "{error:?}");
             }
         }
     }
