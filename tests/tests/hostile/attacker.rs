@@ -61,7 +61,11 @@ impl Attacker {
             let ticket = cloud.ticket(self.id, Way::Push, self.what)?;
             let mut opened = self.push_with(&self.link(cloud).await?, ticket).await?;
             match opened.reply().await? {
-                Reply::Accept(_) => return Ok(opened),
+                Reply::Accept(_) => {
+                    let decided = TransferControl { message: Some(Message::Plan(self.plan()?)) };
+                    opened.control.send.send(&decided).await?;
+                    return Ok(opened);
+                }
                 // What it did before is still being cleaned up.
                 Reply::Abort(abort) if abort.code() == AbortCode::Busy => sleep(PAUSE).await,
                 other => bail!("not let in: {other:?}"),
@@ -71,15 +75,12 @@ impl Attacker {
 
     /// A push whose answer is not read.
     pub(crate) async fn push_with(&self, link: &Link, ticket: SignedTicket) -> Result<Opened> {
+        open(link, ticket, Some(self.plan()?)).await
+    }
+
+    fn plan(&self) -> Result<Plan> {
         let base = self.what.base.context("it has a base")?;
-        let plan = Plan {
-            guid: 1,
-            base: base.to_bytes(),
-            base_guid: self.base_guid,
-            clone: true,
-            ..Plan::default()
-        };
-        open(link, ticket, Some(plan)).await
+        Ok(Plan { guid: 1, base: base.to_bytes(), base_guid: self.base_guid, clone: true, ..Plan::default() })
     }
 
     /// A pull that is let in, and of which nothing is read.
