@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{Mutex, OnceLock},
+    time::Duration,
 };
 
 use ds_domain::ids::SnapshotId;
@@ -69,6 +70,15 @@ impl Line {
 
     pub(crate) fn at(&self, snapshot: SnapshotId) -> String {
         format!("{}@{}", self.name, snapshot.to_hex())
+    }
+
+    /// Destroys a snapshot, once its sender, which hears of the end last, has let go of it.
+    pub(crate) async fn destroy(&self, snapshot: SnapshotId) {
+        let name = self.at(snapshot);
+        while property_of(&name, "userrefs") != "0" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        zfs(&["destroy", &name]);
     }
 
     /// The next snapshot, with one file of noise more.
@@ -141,7 +151,7 @@ async fn until_done(attempt: impl AsyncFn() -> Result<Receipt, Error>) -> Receip
             Err(error) => {
                 assert!(error.is_retryable(), "{error:?}");
                 println!("again, after: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     fixture::{
-        PART, PULLED, PUSHED, assert_resumed, cancelled, grown_at_the_runner, grown_at_the_store, on_openzfs,
-        pull_again, push_again,
+        Line, PART, PULLED, PUSHED, assert_resumed, cancelled, grown_at_the_runner, grown_at_the_store,
+        on_openzfs, pull_again, push_again,
     },
     other_process::{Other, Task},
     support::{Runner, What, World},
@@ -142,8 +142,8 @@ async fn a_part_of_another_stream_is_dropped() {
     // The base goes at the sender, with its bookmark.
     let stored = world.stored().await;
     stored.prune_bookmarks(what.volume, &[]).await.unwrap();
-    let line = crate::fixture::Line::of(&world.pool, "store", what);
-    crate::fixture::zfs(&["destroy", &line.at(what.base.unwrap())]);
+    let line = Line::of(&world.pool, "store", what);
+    line.destroy(what.base.unwrap()).await;
     let receipt = pull_again(&world, &runner, what).await;
     assert!(receipt.stream_bytes >= PULLED, "{}", receipt.stream_bytes);
     arrived_at(&runner, what, &content).await;
