@@ -159,9 +159,11 @@ async fn transfer(task: &Task, identity: &Identity, root: &str) {
     let (io, never) = (BlockIo::detect(), CancellationToken::new());
     let note = |progress: Progress| {
         println!("\nmoved {}", progress.bytes);
-        // Whoever started this kills it now.
-        while progress.bytes >= PART {
-            thread::park();
+        if progress.bytes >= PART {
+            // Whoever started this kills it now.
+            loop {
+                thread::park();
+            }
         }
     };
     match ticket.direction() {
