@@ -34,7 +34,10 @@ impl Task {
     /// To move `what` between the world's store and the runner's pool.
     pub(crate) fn transfer(world: &World, runner: &Runner, direction: Direction, what: What) -> Self {
         let task = Self::new(runner.pool.folder().join("other"), &runner.identity);
-        let ticket = world.signer.sign(&world.ticket(runner, direction, what));
+        let mut ticket = world.ticket(runner, direction, what);
+        // On a slow machine the process takes a while to begin.
+        ticket.expires_ms += 30 * 60 * 1000;
+        let ticket = world.signer.sign(&ticket);
         task.say("root", runner.pool.root("runner"));
         task.say("mounts", runner.pool.folder().join("runner").display().to_string());
         task.say("address", world.address.to_string());
