@@ -109,9 +109,9 @@ async fn what_is_encrypted_arrives_raw() {
 }
 
 /// The snapshot is destroyed at this node, which remembers it.
-fn forget(pool: &Pool, root: &str, what: What) {
+async fn forget(pool: &Pool, root: &str, what: What) {
     let line = Line::of(pool, root, what);
-    zfs(&["destroy", &line.at(what.snapshot)]);
+    line.destroy(what.snapshot).await;
     assert_eq!(property_of(&line.at(what.snapshot).replace('@', "#"), "type"), "bookmark");
 }
 
@@ -128,14 +128,14 @@ async fn a_bookmark_is_base_enough() {
     let (second, _) = at_store.grow(first, "large", 6 * MIB);
     world.pull(&runner, second).await.unwrap();
     let (third, _) = at_store.grow(second, "small", MIB);
-    forget(&world.pool, "store", second);
+    forget(&world.pool, "store", second).await;
     let receipt = world.pull(&runner, third).await.unwrap();
     assert!(receipt.stream_bytes < 2 * MIB, "{}", receipt.stream_bytes);
 
     let (fourth, _) = at_runner.grow(third, "back", MIB);
     world.push(&runner, fourth).await.unwrap();
     let (fifth, _) = at_runner.grow(fourth, "again", MIB);
-    forget(&runner.pool, "runner", fourth);
+    forget(&runner.pool, "runner", fourth).await;
     let (_, receipt) = world.push(&runner, fifth).await.unwrap();
     assert!(receipt.stream_bytes < 2 * MIB, "{}", receipt.stream_bytes);
 }

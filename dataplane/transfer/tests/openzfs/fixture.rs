@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{Mutex, OnceLock},
+    time::Duration,
 };
 
 use ds_domain::ids::SnapshotId;
@@ -14,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::{MIB, Pool, Runner, What, World, new_snapshot, noise};
 
-/// So much is in the file of a snapshot. Far more than the bytes between two nodes when one of them is cut off, however
-/// slow the machine is: what is on its way may still arrive.
-pub(crate) const BYTES: u64 = 32 * MIB;
+/// So much is in the file of a snapshot that is pulled: the receiver cuts itself off, by what it has written.
+pub(crate) const PULLED: u64 = 24 * MIB;
+
+/// And in one that is pushed. More than the store's window of 64 MiB and [`PART`] together: however slow the machine is, a
+/// sender that has heard of no more than that cannot have sent all.
+pub(crate) const PUSHED: u64 = 80 * MIB;
 
 /// A transfer is interrupted when so much of it has been written at the receiver.
 pub(crate) const PART: u64 = 2 * MIB;
@@ -68,6 +72,15 @@ impl Line {
         format!("{}@{}", self.name, snapshot.to_hex())
     }
 
+    /// Destroys a snapshot, once its sender, which hears of the end last, has let go of it.
+    pub(crate) async fn destroy(&self, snapshot: SnapshotId) {
+        let name = self.at(snapshot);
+        while property_of(&name, "userrefs") != "0" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        zfs(&["destroy", &name]);
+    }
+
     /// The next snapshot, with one file of noise more.
     pub(crate) fn grow(&self, what: What, file: &str, bytes: u64) -> (What, Vec<u8>) {
         let (next, content) = (new_snapshot(), noise(bytes));
@@ -79,21 +92,21 @@ impl Line {
     }
 }
 
-/// A store with a volume, of which a runner has the first snapshot, and the store a second of [`BYTES`].
+/// A store with a volume, of which a runner has the first snapshot, and the store a second of [`PULLED`].
 pub(crate) async fn grown_at_the_store() -> (World, Runner, What, Vec<u8>) {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (second, content) = Line::of(&world.pool, "store", first).grow(first, "data", BYTES);
+    let (second, content) = Line::of(&world.pool, "store", first).grow(first, "data", PULLED);
     (world, runner, second, content)
 }
 
-/// The same with a runner that is ahead.
+/// The same with a runner that is ahead, by [`PUSHED`].
 pub(crate) async fn grown_at_the_runner() -> (World, Runner, What, Vec<u8>) {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let (second, content) = Line::of(&runner.pool, "runner", first).grow(first, "data", BYTES);
+    let (second, content) = Line::of(&runner.pool, "runner", first).grow(first, "data", PUSHED);
     (world, runner, second, content)
 }
 
@@ -138,16 +151,16 @@ async fn until_done(attempt: impl AsyncFn() -> Result<Receipt, Error>) -> Receip
             Err(error) => {
                 assert!(error.is_retryable(), "{error:?}");
                 println!("again, after: {error}");
-                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     }
 }
 
-/// That the rest alone was sent after `written` bytes had been.
-pub(crate) fn assert_resumed(receipt: &Receipt, written: u64) {
+/// That of `all` the rest alone was sent after `written` bytes had been.
+pub(crate) fn assert_resumed(receipt: &Receipt, all: u64, written: u64) {
     let sent = receipt.stream_bytes;
-    println!("{written} bytes were written of {BYTES}, and {sent} were sent by the next attempt");
-    assert!(sent < BYTES && sent + written <= BYTES + SLACK, "{sent} bytes were sent after {written}");
+    println!("{written} bytes were written of {all}, and {sent} were sent by the next attempt");
+    assert!(sent < all && sent + written <= all + SLACK, "{sent} bytes were sent after {written}");
     assert!(sent > 0, "the first attempt had not been cut off");
 }

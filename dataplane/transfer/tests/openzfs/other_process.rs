@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
+    thread,
 };
 
 use ds_blockio::BlockIo;
@@ -18,7 +19,10 @@ use prost::Message;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Runner, What, World};
+use crate::{
+    fixture::PART,
+    support::{Runner, What, World},
+};
 
 /// Where the process finds its task.
 const FOLDER: &str = "DS_TEST_OTHER_PROCESS";
@@ -30,7 +34,10 @@ impl Task {
     /// To move `what` between the world's store and the runner's pool.
     pub(crate) fn transfer(world: &World, runner: &Runner, direction: Direction, what: What) -> Self {
         let task = Self::new(runner.pool.folder().join("other"), &runner.identity);
-        let ticket = world.signer.sign(&world.ticket(runner, direction, what));
+        let mut ticket = world.ticket(runner, direction, what);
+        // On a slow machine the process takes a while to begin.
+        ticket.expires_ms += 30 * 60 * 1000;
+        let ticket = world.signer.sign(&ticket);
         task.say("root", runner.pool.root("runner"));
         task.say("mounts", runner.pool.folder().join("runner").display().to_string());
         task.say("address", world.address.to_string());
@@ -86,11 +93,11 @@ impl Other {
         self.hear("address ").parse().unwrap()
     }
 
-    /// Kills it once it has moved so many bytes; gives how many it had by its last word.
-    pub(crate) fn kill_after(&mut self, bytes: u64) -> u64 {
+    /// Kills it once it has moved [`PART`], where it waits for that; gives how many bytes it had moved.
+    pub(crate) fn kill_when_it_waits(&mut self) -> u64 {
         loop {
             let moved = self.hear("moved ").parse().unwrap();
-            if moved >= bytes {
+            if moved >= PART {
                 self.kill();
                 return moved;
             }
@@ -153,7 +160,15 @@ async fn transfer(task: &Task, identity: &Identity, root: &str) {
     let volume = VolumeId::from_bytes(&ticket.volume).unwrap();
     let snapshot = SnapshotId::from_bytes(&ticket.snapshot).unwrap();
     let (io, never) = (BlockIo::detect(), CancellationToken::new());
-    let note = |progress: Progress| println!("\nmoved {}", progress.bytes);
+    let note = |progress: Progress| {
+        println!("\nmoved {}", progress.bytes);
+        if progress.bytes >= PART {
+            // Whoever started this kills it now.
+            loop {
+                thread::park();
+            }
+        }
+    };
     match ticket.direction() {
         Direction::Pull => {
             ds_transfer::pull(&link, &volumes, &io, signed, volume, snapshot, &note, &never).await.unwrap();

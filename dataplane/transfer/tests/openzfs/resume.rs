@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     fixture::{
-        BYTES, PART, assert_resumed, cancelled, grown_at_the_runner, grown_at_the_store, on_openzfs,
-        pull_again, push_again,
+        Line, PART, PULLED, PUSHED, assert_resumed, cancelled, grown_at_the_runner, grown_at_the_store,
+        on_openzfs, pull_again, push_again,
     },
     other_process::{Other, Task},
     support::{Runner, What, World},
@@ -45,7 +45,7 @@ async fn a_cancelled_pull_goes_on() {
     let written = cancelled(&world, &runner, Direction::Pull, what).await;
     let token = runner.volumes.resumable(what.volume, what.snapshot).await.unwrap().unwrap();
     assert!(token.bytes > 0 && token.mode.to_string() == "ce", "{token:?}");
-    assert_resumed(&pull_again(&world, &runner, what).await, written);
+    assert_resumed(&pull_again(&world, &runner, what).await, PULLED, written);
     arrived_at(&runner, what, &content).await;
 }
 
@@ -56,7 +56,7 @@ async fn a_cancelled_push_goes_on() {
     }
     let (world, runner, what, content) = grown_at_the_runner().await;
     let written = cancelled(&world, &runner, Direction::Push, what).await;
-    assert_resumed(&push_again(&world, &runner, what).await, written);
+    assert_resumed(&push_again(&world, &runner, what).await, PUSHED, written);
     stored(&world, what, &content).await;
 }
 
@@ -67,8 +67,8 @@ async fn the_puller_is_killed() {
     }
     let (world, runner, what, content) = grown_at_the_store().await;
     let mut other = Other::start(&Task::transfer(&world, &runner, Direction::Pull, what));
-    let written = other.kill_after(PART);
-    assert_resumed(&pull_again(&world, &runner, what).await, written);
+    let written = other.kill_when_it_waits();
+    assert_resumed(&pull_again(&world, &runner, what).await, PULLED, written);
     arrived_at(&runner, what, &content).await;
 }
 
@@ -81,8 +81,8 @@ async fn the_pusher_is_killed() {
     }
     let (world, runner, what, content) = grown_at_the_runner().await;
     let mut other = Other::start(&Task::transfer(&world, &runner, Direction::Push, what));
-    let written = other.kill_after(PART);
-    assert_resumed(&push_again(&world, &runner, what).await, written);
+    let written = other.kill_when_it_waits();
+    assert_resumed(&push_again(&world, &runner, what).await, PUSHED, written);
     stored(&world, what, &content).await;
 }
 
@@ -112,7 +112,7 @@ async fn the_store_is_killed() {
     assert!(matches!(push.await, Err(Error::Cancelled)));
     let (_, written) = other.into_inner().unwrap();
     world.start_store().await;
-    assert_resumed(&push_again(&world, &runner, what).await, written);
+    assert_resumed(&push_again(&world, &runner, what).await, PUSHED, written);
     stored(&world, what, &content).await;
 }
 
@@ -126,7 +126,7 @@ async fn a_full_stream_goes_on_as_well() {
     let what = What { base: None, ..what };
     let written = cancelled(&world, &runner, Direction::Pull, what).await;
     assert_eq!(runner.volumes.snapshots(what.volume).await.unwrap(), []);
-    assert_resumed(&pull_again(&world, &runner, what).await, written);
+    assert_resumed(&pull_again(&world, &runner, what).await, PULLED, written);
     arrived_at(&runner, what, &content).await;
 }
 
@@ -142,9 +142,9 @@ async fn a_part_of_another_stream_is_dropped() {
     // The base goes at the sender, with its bookmark.
     let stored = world.stored().await;
     stored.prune_bookmarks(what.volume, &[]).await.unwrap();
-    let line = crate::fixture::Line::of(&world.pool, "store", what);
-    crate::fixture::zfs(&["destroy", &line.at(what.base.unwrap())]);
+    let line = Line::of(&world.pool, "store", what);
+    line.destroy(what.base.unwrap()).await;
     let receipt = pull_again(&world, &runner, what).await;
-    assert!(receipt.stream_bytes >= BYTES, "{}", receipt.stream_bytes);
+    assert!(receipt.stream_bytes >= PULLED, "{}", receipt.stream_bytes);
     arrived_at(&runner, what, &content).await;
 }
