@@ -171,9 +171,18 @@ impl Opener {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        sync::Arc,
+    };
+
+    use ds_domain::NodeId;
     use proptest::prelude::*;
+    use rustls::{ClientConnection, ExtractedSecrets, ServerConnection};
+    use uuid::Uuid;
 
     use super::*;
+    use crate::{Ca, Peer, Role, tls};
 
     fn pair(sequence: u64) -> (Sealer, Opener) {
         let keys = || Keys::new(sequence, &[7; 16], [9; 12]);
@@ -226,6 +235,53 @@ mod tests {
         let length = sealer.seal(b"next but one", &mut record);
         let (_, mut opener) = pair(1);
         assert_eq!(opener.open(&record[..length], &mut [0; 64]), Err(RecordError::Tag), "one is missing");
+    }
+
+    /// Both ends of a session, shaken hands.
+    fn session() -> (ClientConnection, ServerConnection) {
+        let ca = Ca::create().unwrap();
+        let [store, runner] = [(Role::Store, 1), (Role::Runner, 2)]
+            .map(|(role, id)| ca.issue(role, NodeId(Uuid::from_u128(id))).unwrap());
+        let name = Peer::dns_name(store.peer().node).try_into().unwrap();
+        let mut client = ClientConnection::new(Arc::new(tls::client(&runner).unwrap()), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(tls::server(&store).unwrap())).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut flight = Vec::new();
+            client.write_tls(&mut flight).unwrap();
+            server.read_tls(&mut flight.as_slice()).unwrap();
+            server.process_new_packets().unwrap();
+            flight.clear();
+            server.write_tls(&mut flight).unwrap();
+            client.read_tls(&mut flight.as_slice()).unwrap();
+            client.process_new_packets().unwrap();
+        }
+        (client, server)
+    }
+
+    #[test]
+    fn the_records_are_those_of_tls() {
+        let (mut client, server) = session();
+        let ExtractedSecrets { tx, rx } = server.dangerous_extract_secrets().unwrap();
+        let (mut sealer, mut opener) = (Sealer::new(tx).unwrap(), Opener::new(rx).unwrap());
+
+        let mut record = vec![0; RECORD_BYTES];
+        let mut read = [0; 64];
+        for content in [b"ours".as_slice(), b"ours again"] {
+            let length = sealer.seal(content, &mut record);
+            client.read_tls(&mut &record[..length]).unwrap();
+            client.process_new_packets().unwrap();
+            let length = client.reader().read(&mut read).unwrap();
+            assert_eq!(&read[..length], content);
+        }
+        client.writer().write_all(b"rustls's").unwrap();
+        let mut theirs = Vec::new();
+        client.write_tls(&mut theirs).unwrap();
+        assert_eq!(opener.open(&theirs, &mut read), Ok(Opened::Content(8)));
+        assert_eq!(&read[..8], b"rustls's");
+
+        let length = sealer.close(&mut record);
+        client.read_tls(&mut &record[..length]).unwrap();
+        assert!(client.process_new_packets().unwrap().peer_has_closed());
     }
 
     #[test]
