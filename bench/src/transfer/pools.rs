@@ -58,7 +58,7 @@ pub(crate) fn measure(ground: &Ground, network: &Network, scale: Scale) -> Resul
             zfs(&["destroy", "-r", &copy])?;
         }
     }
-    let name = "pool to pool through ours QUIC";
+    let name = "pool to pool through ours";
     Ok(Measurement::alone(name, quantile(&mut ours, 0.5), "MB/s", Better::Higher)
         .beside("local zfs send | zfs receive", quantile(&mut pipe, 0.5))
         .goal(0.97)

@@ -148,7 +148,11 @@ impl Stream {
         Ok(stream)
     }
 
+    /// Takes a link in as a lane, if it is one.
     fn add_lane(&mut self, link: Link, chunks: Chunks) {
+        if !link.is_lane() {
+            return;
+        }
         let lane = Lane(self.next_lane);
         self.next_lane += 1;
         self.lanes.insert(lane, link);
