@@ -14,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_link::{Endpoint, Identity};
 use ds_proto::v1::SignedTicket;
@@ -165,8 +164,8 @@ async fn move_one(spec: MoveSpec) -> Result<End> {
     let moved = async {
         let link = endpoint.connect(spec.address, spec.store).await?;
         let ticket = SignedTicket { payload: spec.ticket, signature: spec.signature };
-        let (io, never, said) = (BlockIo::detect(), CancellationToken::new(), AtomicU64::new(0));
-        let note = |progress: Progress| {
+        let (never, said) = (CancellationToken::new(), AtomicU64::new(0));
+        let note = move |progress: Progress| {
             if progress.bytes >= said.load(Ordering::Relaxed) + STEP_BYTES {
                 said.store(progress.bytes, Ordering::Relaxed);
                 say(&format!("{WRITTEN}{}", progress.bytes));
@@ -174,12 +173,12 @@ async fn move_one(spec: MoveSpec) -> Result<End> {
         };
         let (volume, snapshot) = (spec.volume, spec.snapshot);
         match spec.way {
-            Way::Push => ds_transfer::push(&link, &volumes, &io, ticket, volume, snapshot, &note, &never)
-                .await
-                .map(drop),
-            Way::Pull => ds_transfer::pull(&link, &volumes, &io, ticket, volume, snapshot, &note, &never)
-                .await
-                .map(drop),
+            Way::Push => {
+                ds_transfer::push(&link, &volumes, ticket, volume, snapshot, note, &never).await.map(drop)
+            }
+            Way::Pull => {
+                ds_transfer::pull(&link, &volumes, ticket, volume, snapshot, note, &never).await.map(drop)
+            }
         }
     };
     let end = moved.await.map_or_else(|error| failed(&error), |()| End::Done);

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use ds_blockio::BlockIo;
 use ds_domain::{SnapshotId, VolumeId};
 use ds_link::{Endpoint, Link};
 use ds_zfs::Volumes;
@@ -24,7 +23,6 @@ use crate::{
 pub(crate) struct Node {
     pub(crate) docker: Docker,
     pub(crate) volumes: Volumes,
-    pub(crate) io: BlockIo,
     pub(crate) endpoint: Endpoint,
     pub(crate) hub: Arc<Hub>,
     pub(crate) turns: Turns,

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use ds_blockio::BlockIo;
 use ds_domain::NodeId;
 use ds_link::{Endpoint, Transports};
 use ds_zfs::{Features, Implementation, Volumes};
@@ -64,10 +63,9 @@ impl Runner {
         let endpoint = Endpoint::client(&registered.identity).map_err(Error::Identity)?;
         let endpoint = endpoint.over(config.transports);
         let hub = Arc::new(Hub::new(&registered.hub.address));
-        let io = BlockIo::detect();
 
         let turns = Turns::default();
-        let node = Node { docker, volumes, io, endpoint: endpoint.clone(), hub, turns, journals };
+        let node = Node { docker, volumes, endpoint: endpoint.clone(), hub, turns, journals };
         let stop = CancellationToken::new();
         let tasks = Tasks::new(Arc::new(node), stop.clone());
         let (slots, labels) = (config.slots, config.labels.into_iter().collect());

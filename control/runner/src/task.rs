@@ -220,9 +220,10 @@ impl Task {
         tell(&self.status, phase, detail.into(), None);
     }
 
-    /// Says how far a transfer is. What is done stays the same text, which the hub writes down once.
-    fn tell_transfer(&self, phase: TaskPhase, detail: &str, progress: Progress) {
-        tell(&self.status, phase, detail.to_owned(), Some(amount(progress)));
+    /// What says how far a transfer is. What is done stays the same text, which the hub writes down once.
+    fn transfer_teller(&self, phase: TaskPhase, detail: &'static str) -> impl Fn(Progress) + use<> {
+        let status = self.status.clone();
+        move |progress| tell(&status, phase, detail.to_owned(), Some(amount(progress)))
     }
 
     /// Says what went wrong and is tried again.

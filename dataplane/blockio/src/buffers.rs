@@ -1,49 +1,73 @@
-use std::collections::VecDeque;
+//! Memory for blocks, used again and again: a fresh MiB costs a page fault for every 4 KiB.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
 
-/// The buffers of one reader, used again once nobody refers to them any more.
+/// Buffers of one size. How many there are at once is bounded by whoever takes them, not here.
 ///
-/// A fresh buffer of some MiB costs a system call and a page fault for every 4 KiB; one that was used before costs nothing.
+/// The one that came back last is taken first: it is the likeliest to be in a cache.
 #[derive(Debug)]
-pub(crate) struct Buffers {
+pub struct Buffers {
     buffer_bytes: usize,
-    /// Handles to what was handed out, oldest first.
-    handed_out: VecDeque<Bytes>,
-    most: usize,
+    free: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Buffers {
-    /// Remembers `most` buffers; what is handed out beyond that is freed by whoever has it.
-    pub(crate) fn new(buffer_bytes: usize, most: usize) -> Self {
-        Self { buffer_bytes, handed_out: VecDeque::new(), most }
+    /// Of `buffer_bytes` each.
+    pub fn new(buffer_bytes: usize) -> Arc<Self> {
+        Arc::new(Self { buffer_bytes, free: Mutex::default() })
     }
 
-    pub(crate) fn buffer_bytes(&self) -> usize {
-        self.buffer_bytes
+    /// A buffer of `length` bytes, at most as large as all are, with anything in it.
+    pub fn take(self: &Arc<Self>, length: usize) -> Buffer {
+        debug_assert!(length <= self.buffer_bytes, "no buffer is that long");
+        let bytes = self.free().pop().unwrap_or_else(|| vec![0; self.buffer_bytes]);
+        Buffer { bytes, length, home: Arc::downgrade(self) }
     }
 
-    /// An empty buffer with room for `buffer_bytes`.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
-        let Some(at) = self.handed_out.iter().position(Bytes::is_unique) else {
-            return Vec::with_capacity(self.buffer_bytes);
-        };
-        let mut buffer = self.handed_out.remove(at).expect("the position was just found");
-        // Emptied first, so that the conversion has nothing to move.
-        buffer.clear();
-        let mut buffer = Vec::from(buffer);
-        buffer.reserve_exact(self.buffer_bytes);
-        buffer
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One buffer. It goes back when it, or the last slice of what it became, is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+    home: Weak<Buffers>,
+}
+
+impl Buffer {
+    /// Its first bytes from now on, at most as many as it had.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
     }
 
-    /// Gives a filled buffer away.
-    pub(crate) fn hand_out(&mut self, buffer: Vec<u8>) -> Bytes {
-        let bytes = Bytes::from(buffer);
-        if self.handed_out.len() == self.most {
-            self.handed_out.pop_front();
+    /// As what can be shared and sliced.
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.length]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some(home) = self.home.upgrade() {
+            home.free().push(std::mem::take(&mut self.bytes));
         }
-        self.handed_out.push_back(bytes.clone());
-        bytes
     }
 }
 
@@ -51,31 +75,28 @@ impl Buffers {
 mod tests {
     use super::*;
 
-    fn filled(buffers: &mut Buffers) -> Bytes {
-        let mut buffer = buffers.take();
-        buffer.resize(buffers.buffer_bytes(), 1);
-        buffers.hand_out(buffer)
-    }
-
     #[test]
-    fn a_buffer_is_used_again_when_all_slices_of_it_are_gone() {
-        let mut buffers = Buffers::new(4096, 2);
-        let first = filled(&mut buffers);
-        let address = first.as_ptr();
-        let slice = first.slice(100..200);
-        drop(first);
-        let fresh = buffers.take();
-        assert_ne!(fresh.as_ptr(), address, "a slice still refers to it");
+    fn a_buffer_is_used_again_once_nobody_reads_it() {
+        let buffers = Buffers::new(16);
+        let mut first = buffers.take(10);
+        first.as_mut().copy_from_slice(b"0123456789");
+        let address = first.as_ref().as_ptr();
+        let slice = first.freeze().slice(3..5);
+        assert_ne!(buffers.take(1).as_ref().as_ptr(), address, "a slice still refers to it");
+        assert_eq!(slice, "34");
         drop(slice);
-        let again = buffers.take();
-        assert_eq!((again.as_ptr(), again.len(), again.capacity()), (address, 0, 4096));
+        let again = buffers.take(16);
+        assert_eq!(again.as_ref().as_ptr(), address, "the last to come back is the first to go");
+        drop(buffers);
+        drop(again);
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut buffers = Buffers::new(16, 2);
-        let kept: Vec<_> = (0..10).map(|_| filled(&mut buffers)).collect();
-        assert_eq!(buffers.handed_out.len(), 2);
-        assert!(kept.iter().all(|bytes| bytes.len() == 16));
+    fn a_shorter_buffer_is_whole_when_it_is_taken_again() {
+        let buffers = Buffers::new(16);
+        let mut buffer = buffers.take(16);
+        buffer.truncate(3);
+        assert_eq!(buffer.freeze().len(), 3);
+        assert_eq!(buffers.take(16).as_ref().len(), 16);
     }
 }

@@ -1,26 +1,19 @@
-//! Both ways of moving bytes, over real pipes.
+//! Bytes through real pipes.
 
 #![expect(clippy::unwrap_used, reason = "tests; the lint's exception does not see helper functions")]
 
 use std::{
     io::{self, ErrorKind, Read, Write},
     os::fd::OwnedFd,
+    pin::pin,
     thread,
 };
 
 use bytes::Bytes;
-use ds_blockio::{BlockIo, BlockReader};
+use ds_blockio::{BlockReader, BlockWriter};
 use proptest::prelude::*;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::runtime::{Builder, Runtime};
-
-/// `io_uring` only where this machine allows it.
-fn ways() -> Vec<BlockIo> {
-    match BlockIo::detect() {
-        BlockIo::Uring => vec![BlockIo::Threads, BlockIo::Uring],
-        BlockIo::Threads => vec![BlockIo::Threads],
-    }
-}
 
 /// A pipe as `zfs` gets it: 1 MiB, blocking at both ends.
 fn pipe() -> (OwnedFd, OwnedFd) {
@@ -30,7 +23,7 @@ fn pipe() -> (OwnedFd, OwnedFd) {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().build().unwrap()
+    Builder::new_current_thread().enable_io().build().unwrap()
 }
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -52,196 +45,125 @@ proptest! {
     fn what_is_written_is_read(
         length in 0..6_000_000_usize,
         pieces in prop::collection::vec(0..2_000_000_usize, 1..20),
-        buffer_bytes in 1_000..3_000_000_usize,
-        depth in 1..5_usize,
+        block_bytes in 1_000..3_000_000_usize,
     ) {
-        for io in ways() {
-            let (reading_end, writing_end) = pipe();
-            let source = Bytes::from(pattern(length));
-            let (written, blocks) = runtime().block_on(async {
-                let mut writer = io.writer(writing_end, depth).unwrap();
-                let mut reader = io.reader(reading_end, buffer_bytes, depth).unwrap();
-                let write = async {
-                    let mut left = source.clone();
-                    for piece in pieces.iter().cycle() {
-                        if left.is_empty() {
-                            break;
-                        }
-                        // A cycle of nothing but empty pieces would never end.
-                        writer.write(left.split_to((*piece).clamp(1_000, left.len().max(1_000)).min(left.len()))).await?;
-                    }
-                    writer.finish().await
-                };
-                let (written, blocks) = tokio::join!(write, read_to_end(&mut reader));
-                (written.unwrap(), blocks.unwrap())
-            });
-            prop_assert_eq!(written, length as u64);
-            let full = blocks.len().saturating_sub(1);
-            prop_assert!(blocks[..full].iter().all(|block| block.len() == buffer_bytes), "full but the last");
-            prop_assert!(blocks.concat() == source, "the same bytes");
-        }
-    }
-}
-
-#[test]
-fn short_writes_fill_buffers() {
-    for io in ways() {
         let (reading_end, writing_end) = pipe();
-        let writing = thread::spawn(move || {
-            let mut pipe = std::fs::File::from(writing_end);
-            pattern(100_000).chunks(777).for_each(|piece| pipe.write_all(piece).unwrap());
+        let source = Bytes::from(pattern(length));
+        let (written, blocks) = runtime().block_on(async {
+            let mut writer = BlockWriter::new(writing_end).unwrap();
+            let mut reader = BlockReader::new(reading_end, block_bytes).unwrap();
+            let write = async move {
+                let mut left = source.clone();
+                for piece in pieces.iter().cycle() {
+                    if left.is_empty() {
+                        break;
+                    }
+                    // A cycle of nothing but empty pieces would never end.
+                    let mut piece = left.split_to((*piece).clamp(1_000, left.len().max(1_000)).min(left.len()));
+                    writer.write(&mut piece).await?;
+                    assert!(piece.is_empty());
+                }
+                Ok::<_, io::Error>(writer.written_bytes())
+            };
+            let (written, blocks) = tokio::join!(write, read_to_end(&mut reader));
+            (written.unwrap(), blocks.unwrap())
         });
-        let mut reader = io.reader(reading_end, 30_000, 2).unwrap();
-        let blocks = runtime().block_on(read_to_end(&mut reader)).unwrap();
-        let lengths: Vec<_> = blocks.iter().map(Bytes::len).collect();
-        assert_eq!(lengths, [30_000, 30_000, 30_000, 10_000], "{io:?}");
-        assert!(blocks.concat() == pattern(100_000));
-        writing.join().unwrap();
+        prop_assert_eq!(written, length as u64);
+        let full = blocks.len().saturating_sub(1);
+        prop_assert!(blocks[..full].iter().all(|block| block.len() == block_bytes), "full but the last");
+        prop_assert!(blocks.concat() == pattern(length), "the same bytes");
     }
 }
 
 #[test]
-fn regular_files_work_as_well() {
-    for io in ways() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("block");
-        runtime().block_on(async {
-            let mut writer = io.writer(std::fs::File::create(&path).unwrap().into(), 2).unwrap();
-            for piece in pattern(500_000).chunks(123_456) {
-                writer.write(Bytes::copy_from_slice(piece)).await.unwrap();
-            }
-            assert_eq!(writer.finish().await.unwrap(), 500_000);
-            let mut reader = io.reader(std::fs::File::open(&path).unwrap().into(), 1 << 16, 2).unwrap();
-            assert!(read_to_end(&mut reader).await.unwrap().concat() == pattern(500_000), "{io:?}");
-        });
-    }
+fn short_writes_fill_blocks() {
+    let (reading_end, writing_end) = pipe();
+    let writing = thread::spawn(move || {
+        let mut pipe = std::fs::File::from(writing_end);
+        pattern(100_000).chunks(777).for_each(|piece| pipe.write_all(piece).unwrap());
+    });
+    let blocks = runtime().block_on(async {
+        let mut reader = BlockReader::new(reading_end, 30_000).unwrap();
+        read_to_end(&mut reader).await.unwrap()
+    });
+    let lengths: Vec<_> = blocks.iter().map(Bytes::len).collect();
+    assert_eq!(lengths, [30_000, 30_000, 30_000, 10_000]);
+    assert!(blocks.concat() == pattern(100_000));
+    writing.join().unwrap();
 }
 
 #[test]
 fn the_end_is_said_once_and_stays() {
-    for io in ways() {
-        let (reading_end, writing_end) = pipe();
-        drop(writing_end);
-        let mut reader = io.reader(reading_end, 1000, 1).unwrap();
-        runtime().block_on(async {
-            assert!(reader.next().await.is_none(), "{io:?}");
-            assert!(reader.next().await.is_none());
-        });
-    }
+    let (reading_end, writing_end) = pipe();
+    drop(writing_end);
+    runtime().block_on(async {
+        let mut reader = BlockReader::new(reading_end, 1000).unwrap();
+        assert!(reader.next().await.is_none());
+        assert!(reader.next().await.is_none());
+    });
 }
 
 #[test]
-fn a_reader_that_goes_away_breaks_the_pipe_of_its_writer() {
-    for io in ways() {
-        let (reading_end, writing_end) = pipe();
-        runtime().block_on(async {
-            let mut writer = io.writer(writing_end, 2).unwrap();
-            let mut reader = io.reader(reading_end, 1 << 16, 1).unwrap();
-            writer.write(pattern(1 << 20).into()).await.unwrap();
-            reader.next().await.unwrap().unwrap();
-            drop(reader);
-            let error = loop {
-                if let Err(error) = writer.write(pattern(1 << 20).into()).await {
-                    break error;
-                }
-            };
-            assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{io:?}");
-            let again = writer.write(Bytes::from_static(b"x")).await.unwrap_err();
-            assert_eq!(again.kind(), ErrorKind::BrokenPipe);
-            assert_eq!(writer.finish().await.unwrap_err().kind(), ErrorKind::BrokenPipe);
-        });
-    }
+fn a_reader_that_is_cancelled_goes_on_where_it_was() {
+    let (reading_end, writing_end) = pipe();
+    let mut writing_end = std::fs::File::from(writing_end);
+    runtime().block_on(async {
+        let mut reader = BlockReader::new(reading_end, 10).unwrap();
+        writing_end.write_all(b"01234").unwrap();
+        assert!(futures_poll(pin!(reader.next())).is_none(), "there is half a block");
+        writing_end.write_all(b"56789").unwrap();
+        assert_eq!(reader.next().await.unwrap().unwrap(), "0123456789");
+    });
 }
 
 #[test]
-fn a_broken_pipe_is_seen_at_the_end_as_well() {
-    for io in ways() {
-        let (reading_end, writing_end) = pipe();
-        drop(reading_end);
-        runtime().block_on(async {
-            let mut writer = io.writer(writing_end, 2).unwrap();
-            writer.write(Bytes::from_static(b"lost")).await.unwrap();
-            assert_eq!(writer.finish().await.unwrap_err().kind(), ErrorKind::BrokenPipe, "{io:?}");
+fn a_writer_that_is_cancelled_goes_on_where_it_was() {
+    let (reading_end, writing_end) = pipe();
+    runtime().block_on(async {
+        let mut writer = BlockWriter::new(writing_end).unwrap();
+        let mut bytes = Bytes::from(pattern(3 << 20));
+        assert!(futures_poll(pin!(writer.write(&mut bytes))).is_none(), "the pipe is full");
+        assert_eq!(writer.written_bytes() + bytes.len() as u64, 3 << 20);
+        let reading = thread::spawn(move || {
+            let mut read = Vec::new();
+            std::fs::File::from(reading_end).read_to_end(&mut read).unwrap();
+            read
         });
-    }
+        writer.write(&mut bytes).await.unwrap();
+        drop(writer);
+        assert!(reading.join().unwrap() == pattern(3 << 20));
+    });
 }
 
-#[test]
-fn a_full_queue_makes_the_writer_wait() {
-    for io in ways() {
-        let (reading_end, writing_end) = pipe();
-        runtime().block_on(async {
-            let mut writer = io.writer(writing_end, 1).unwrap();
-            let mut written = writer.written();
-            let block = Bytes::from(pattern(1 << 20));
-            writer.write(block.clone()).await.unwrap();
-            written.wait_for(|total| *total == 1 << 20).await.unwrap();
-            // The pipe is full. One block is with the thread, one in the queue; a third has no place.
-            writer.write(block.clone()).await.unwrap();
-            writer.write(block.clone()).await.unwrap();
-            let mut third = Box::pin(writer.write(block.clone()));
-            assert!(poll_once(third.as_mut()).is_none(), "{io:?}: it waits");
-            let reading = thread::spawn(move || {
-                let mut bytes = Vec::new();
-                std::fs::File::from(reading_end).read_to_end(&mut bytes).unwrap();
-                bytes.len()
-            });
-            third.as_mut().await.unwrap();
-            drop(third);
-            assert_eq!(writer.finish().await.unwrap(), 4 << 20);
-            assert_eq!(reading.join().unwrap(), 4 << 20);
-        });
-    }
-}
-
-/// Polls once.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+/// Polls until it waits for the pipe.
+fn futures_poll<F: Future>(mut future: std::pin::Pin<&mut F>) -> Option<F::Output> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match future.poll(&mut context) {
+    match future.as_mut().poll(&mut context) {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
 }
 
 #[test]
-fn a_writer_that_is_dropped_writes_no_more() {
-    for io in ways() {
-        let (reading_end, writing_end) = pipe();
-        runtime().block_on(async {
-            let mut writer = io.writer(writing_end, 4).unwrap();
-            let mut written = writer.written();
-            let block = Bytes::from(pattern(1 << 20));
-            for _ in 0..4 {
-                writer.write(block.clone()).await.unwrap();
-            }
-            written.wait_for(|total| *total >= 1 << 20).await.unwrap();
-            drop(writer);
-            // The thread's end closes it.
-            while written.changed().await.is_ok() {}
-            assert_eq!(*written.borrow(), 1 << 20, "{io:?}");
-        });
-        let mut bytes = Vec::new();
-        std::fs::File::from(reading_end).read_to_end(&mut bytes).unwrap();
-        assert_eq!(bytes.len(), 1 << 20);
-    }
-}
-
-#[test]
-fn a_descriptor_that_cannot_be_read_is_an_error() {
-    for io in ways() {
-        let folder = std::fs::File::open("/").unwrap();
-        let mut reader = io.reader(folder.into(), 1000, 1).unwrap();
-        runtime().block_on(async {
-            assert!(reader.next().await.unwrap().is_err(), "{io:?}");
-            assert!(reader.next().await.is_none());
-        });
-    }
-}
-
-#[test]
-fn nothing_that_could_never_move_is_started() {
+fn a_reader_that_goes_away_breaks_the_pipe_of_its_writer() {
     let (reading_end, writing_end) = pipe();
-    let refused = BlockIo::threads().reader(reading_end, 0, 1).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
-    assert_eq!(BlockIo::threads().writer(writing_end, 0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    runtime().block_on(async {
+        let mut writer = BlockWriter::new(writing_end).unwrap();
+        let mut reader = BlockReader::new(reading_end, 1 << 16).unwrap();
+        writer.write(&mut pattern(1 << 20).into()).await.unwrap();
+        reader.next().await.unwrap().unwrap();
+        drop(reader);
+        for _ in 0..2 {
+            let error = writer.write(&mut Bytes::from_static(b"x")).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        }
+    });
+}
+
+#[test]
+fn what_could_never_move_is_refused() {
+    let (reading_end, _writing_end) = pipe();
+    let _inside = runtime();
+    let _inside = _inside.enter();
+    assert_eq!(BlockReader::new(reading_end, 0).unwrap_err().kind(), ErrorKind::InvalidInput);
 }

@@ -5,7 +5,7 @@ use ds_proto::v1::{Abort, StreamOpen};
 use uuid::Uuid;
 
 use super::*;
-use crate::{Ca, Role};
+use crate::{Ca, Driver, Role};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -33,9 +33,9 @@ async fn agree_on_lane(here: &Link, there: &Link) {
     let mut accepted = there.accept().await.unwrap();
     accepted.recv.recv::<StreamOpen>().await.unwrap();
     accepted.send.send(&Abort::default()).await.unwrap();
-    there.become_lane(accepted).await.unwrap();
+    there.become_lane(accepted, Driver::Apart).await.unwrap();
     opened.recv.recv::<Abort>().await.unwrap();
-    here.become_lane(opened).await.unwrap();
+    here.become_lane(opened, Driver::Here).await.unwrap();
     assert!(here.is_lane() && there.is_lane());
 }
 

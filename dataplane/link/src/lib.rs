@@ -26,8 +26,9 @@ pub use control::{Control, ControlReceiver, ControlSender};
 pub use endpoint::{Arriving, Endpoint, Transports};
 pub use error::Error;
 pub use identity::{Ca, Identity, NodeKey, Peer, Role, Trust, fetch_ca};
-pub use link::{Link, Transport};
+pub use link::{Driver, Link, Transport};
 pub use routes::Chunks;
+pub use threads::apart;
 pub use token::RegistrationToken;
 
 /// The result of everything here that can fail.

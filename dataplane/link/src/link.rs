@@ -21,7 +21,6 @@ use crate::{
     quic::QuicLink,
     routes::{Chunks, Routes},
     tcp::TcpLink,
-    threads::Thread,
 };
 
 /// Control streams that the other end may have open at once.
@@ -45,6 +44,16 @@ impl fmt::Display for Transport {
             Self::Tcp => "TCP",
         })
     }
+}
+
+/// What drives a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    /// The runtime of whoever makes it one: best where that is the thread of the transfer ([`crate::apart`]), since then a chunk stays
+    /// in the caches of one core from the pipe to the socket.
+    Here,
+    /// The link's own thread, so that it has a core to itself.
+    Apart,
 }
 
 /// An authenticated way to another node. Cheap to clone; when the last clone is gone it is closed.
@@ -134,7 +143,11 @@ impl Link {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> AbortOnDropHandle<T> {
-        self.thread().spawn_owned(work)
+        let driver = match &self.0 {
+            Kind::Quic(link) => link.thread.handle(),
+            Kind::Tcp(link) => link.driver(),
+        };
+        AbortOnDropHandle::new(driver.spawn(work))
     }
 
     /// Opens a control stream with its first message. Waits while the other end has as many open as it allows.
@@ -172,12 +185,13 @@ impl Link {
         }
     }
 
-    /// Makes it a lane, once both ends have said on `control`, its only stream, that nothing but chunks will follow.
-    pub async fn become_lane(&self, mut control: Control) -> Result<()> {
+    /// Makes it a lane, once both ends have said on `control`, its only stream, that nothing but chunks will follow. QUIC stays where it
+    /// is, whatever the `driver`.
+    pub async fn become_lane(&self, mut control: Control, driver: Driver) -> Result<()> {
         match &self.0 {
             // Ended rather than reset, which could overtake what was said last.
             Kind::Quic(_) => control.send.finish().await,
-            Kind::Tcp(link) => link.become_lane(control),
+            Kind::Tcp(link) => link.become_lane(control, driver),
         }
     }
 
@@ -224,13 +238,6 @@ impl Link {
         match &self.0 {
             Kind::Quic(link) => link.dialer.as_ref(),
             Kind::Tcp(link) => link.dialer(),
-        }
-    }
-
-    fn thread(&self) -> &Thread {
-        match &self.0 {
-            Kind::Quic(link) => &link.thread,
-            Kind::Tcp(link) => &link.thread,
         }
     }
 

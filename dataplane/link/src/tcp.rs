@@ -21,6 +21,7 @@ use ds_proto::v1::StreamOpen;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
+    runtime::Handle,
     time::{Instant, timeout},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -31,6 +32,7 @@ use crate::{
     Control, Error, Peer, Result,
     control::unwanted,
     endpoint::{Dialer, HANDSHAKE_PATIENCE},
+    link::Driver,
     routes::Routes,
     threads::Thread,
 };
@@ -39,17 +41,23 @@ const READ_BYTES: usize = 16 << 10;
 /// A connection on which nothing was asked for so long may have been given up by the other end.
 const FRESH: Duration = Duration::from_secs(5);
 
+/// The connection that became a lane, and what drives it.
+struct Lane {
+    writing: lane::Writing,
+    driver: Handle,
+}
+
 /// A node that is reached over TCP.
 pub(crate) struct TcpLink {
     pub(crate) peer: Peer,
     pub(crate) address: SocketAddr,
-    pub(crate) thread: Thread,
+    thread: Thread,
     pub(crate) routes: Arc<Routes>,
     /// At the end that dialled.
     dialer: Option<Dialer>,
     /// No stream has begun on it yet.
     unused: Mutex<Option<(Connection, Instant)>>,
-    lane: OnceLock<lane::Writing>,
+    lane: OnceLock<Lane>,
     /// Ends all that belongs to it. At the end that was dialled, its one connection ends it too.
     over: CancellationToken,
 }
@@ -127,26 +135,41 @@ impl TcpLink {
         self.unused.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// What drives the lane, or else the link's streams.
+    pub(crate) fn driver(&self) -> Handle {
+        self.lane.get().map_or_else(|| self.thread.handle(), |lane| lane.driver.clone())
+    }
+
     /// Whether chunks go over it.
     pub(crate) fn is_lane(&self) -> bool {
         self.lane.get().is_some()
     }
 
-    /// Makes the connection of `control` a lane: both ends have said on it that only chunks follow.
-    pub(crate) fn become_lane(&self, control: Control) -> Result<()> {
+    /// Makes the connection of `control` a lane: both ends have said on it that only chunks follow. From then on the caller's runtime
+    /// drives it, or this link's thread.
+    pub(crate) fn become_lane(&self, control: Control, driver: Driver) -> Result<()> {
         let connection = control.into_connection();
         let connection =
             connection.ok_or_else(|| Error::unusable("the lane", "more than chunks came on it"))?;
         let Connection { session, guard, .. } = connection;
         let (socket, secrets) = session::dissolve(*session)?;
-        let lost = |e: records::RecordError| Error::unusable("the lane", e);
-        let (writing, reader) = lane::split(socket, secrets).map_err(lost)?;
-        if self.lane.set(Arc::clone(&writing)).is_err() {
-            return Err(Error::unusable("the lane", "the link is one already"));
+        let unusable = |e: &dyn std::fmt::Display| Error::unusable("the lane", e);
+        let driver = match driver {
+            Driver::Here => Handle::current(),
+            Driver::Apart => self.thread.handle(),
+        };
+        let socket = {
+            let _inside = driver.enter();
+            socket.into_std().and_then(TcpStream::from_std).map_err(|e| unusable(&e))?
+        };
+        let (writing, reader) = lane::split(socket, secrets).map_err(|e| unusable(&e))?;
+        let lane = Lane { writing: Arc::clone(&writing), driver: driver.clone() };
+        if self.lane.set(lane).is_err() {
+            return Err(unusable(&"the link is one already"));
         }
         let reading = lane::read(reader, self.peer, Arc::clone(&self.routes), self.over.clone());
         // It ends with `over`, which ends with the link.
-        drop(self.thread.spawn(async move {
+        drop(driver.spawn(async move {
             reading.await;
             // The other half of the socket.
             *writing.lock().await = None;
@@ -160,7 +183,7 @@ impl TcpLink {
         let lane =
             self.lane.get().ok_or_else(|| Error::unusable("the link", "no lane was agreed on over TCP"))?;
         let sending = async {
-            match &mut *lane.lock().await {
+            match &mut *lane.writing.lock().await {
                 Some(writer) => writer.send(header, payload).await,
                 None => Err(io::ErrorKind::NotConnected.into()),
             }

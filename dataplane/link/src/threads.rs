@@ -3,7 +3,7 @@
 //! A connection's work (packets, encryption, acknowledgements) happens in one task. On a thread of its own it shares its
 //! core's caches with whoever feeds it, and several lanes use several cores.
 
-use std::{future::Future, io, pin::Pin, sync::Arc, thread, time::Duration};
+use std::{future::Future, io, panic, pin::Pin, sync::Arc, thread, time::Duration};
 
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime};
 use tokio::{
@@ -16,6 +16,17 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 /// How long a thread whose user is gone goes on, so that the other ends hear that their connections are closed.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Runs `work` on a thread of its own, and ends it with the future: for a transfer, whose bytes then stay in one core's caches, and
+/// which keeps nobody else's waiting.
+pub async fn apart<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> io::Result<T> {
+    let thread = Thread::start()?;
+    match thread.spawn_owned(work).await {
+        Ok(done) => Ok(done),
+        Err(error) if error.is_panic() => panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(io::Error::other("the thread has ended early")),
+    }
+}
 
 /// One thread with a runtime. It ends a moment after the last handle is gone.
 #[derive(Debug, Clone)]
@@ -53,6 +64,11 @@ impl Thread {
     ) -> io::Result<quinn::Endpoint> {
         let runtime = Arc::new(On { handle: self.handle.clone(), last: self.last.clone() });
         quinn::Endpoint::new(config, server, socket, runtime)
+    }
+
+    /// Its runtime.
+    pub(crate) fn handle(&self) -> Handle {
+        self.handle.clone()
     }
 
     /// Runs `work` on it.

@@ -2,9 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
-use ds_link::{Control, Link, Peer, Role};
+use ds_link::{Control, Link, Peer, Role, apart};
 use ds_proto::v1::{
     Direction, Receipt, SignedReceipt, SignedTicket, StreamOpen, TransferAccept, TransferOpen, TransferReply,
     stream_open::Kind, transfer_control::Message as Said, transfer_reply::Reply,
@@ -40,14 +39,26 @@ pub struct Progress {
 /// Having it already is success, with a receipt of 0 stream bytes. The stream starts from the newest snapshot that both
 /// ends have, or where an earlier pull broke off whose part is still here (on OpenZFS). On an error nothing of it
 /// remains here but such a part. A second pull of the same snapshot at the same time is `Busy`.
-#[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
 pub async fn pull(
     link: &Link,
     volumes: &Volumes,
-    io: &BlockIo,
     ticket: SignedTicket,
     volume: VolumeId,
     snapshot: SnapshotId,
+    progress: impl Fn(Progress) + Send + Sync + 'static,
+    cancel: &CancellationToken,
+) -> Result<Receipt> {
+    let (link, volumes, cancel) = (link.clone(), volumes.clone(), cancel.clone());
+    let pulling =
+        async move { pull_here(&link, &volumes, ticket, (volume, snapshot), &progress, &cancel).await };
+    apart(pulling).await.map_err(Error::Thread)?
+}
+
+async fn pull_here(
+    link: &Link,
+    volumes: &Volumes,
+    ticket: SignedTicket,
+    (volume, snapshot): (VolumeId, SnapshotId),
     progress: &(dyn Fn(Progress) + Send + Sync),
     cancel: &CancellationToken,
 ) -> Result<Receipt> {
@@ -72,7 +83,7 @@ pub async fn pull(
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
     let (joins, joining) = joins::queue();
-    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, io, cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, cancel);
     exchange.progress = progress;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let result = tokio::select! {
@@ -107,14 +118,26 @@ async fn fetch(
 /// OpenZFS).
 ///
 /// Returns the store's signed receipt, which the hub believes; also where the store had the snapshot already.
-#[expect(clippy::too_many_arguments, reason = "two ends, what to move, and how to watch and stop it")]
 pub async fn push(
     link: &Link,
     volumes: &Volumes,
-    io: &BlockIo,
     ticket: SignedTicket,
     volume: VolumeId,
     snapshot: SnapshotId,
+    progress: impl Fn(Progress) + Send + Sync + 'static,
+    cancel: &CancellationToken,
+) -> Result<SignedReceipt> {
+    let (link, volumes, cancel) = (link.clone(), volumes.clone(), cancel.clone());
+    let pushing =
+        async move { push_here(&link, &volumes, ticket, (volume, snapshot), &progress, &cancel).await };
+    apart(pushing).await.map_err(Error::Thread)?
+}
+
+async fn push_here(
+    link: &Link,
+    volumes: &Volumes,
+    ticket: SignedTicket,
+    (volume, snapshot): (VolumeId, SnapshotId),
     progress: &(dyn Fn(Progress) + Send + Sync),
     cancel: &CancellationToken,
 ) -> Result<SignedReceipt> {
@@ -137,7 +160,7 @@ pub async fn push(
         Reply::Abort(abort) => return Err(Error::aborted(link.peer(), abort)),
     };
     let (joins, joining) = joins::queue();
-    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, io, cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, cancel);
     exchange.progress = progress;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let result = tokio::select! {

@@ -6,8 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ds_blockio::BlockIo;
-use ds_link::{Chunks, Control, Link, Transport};
+use ds_link::{Chunks, Control, Driver, Link, Transport};
 use ds_proto::v1::{self, StreamOpen, TransferControl, stream_open::Kind, transfer_control::Message};
 use ds_wire::TransferId;
 use tokio::time::timeout;
@@ -21,9 +20,6 @@ use crate::{
 /// The receiver's window: the bytes that it holds in memory at most, that the sender keeps, and that may be sent again after a
 /// link was lost. 5 Gb/s over 100 ms.
 pub(crate) const WINDOW_BYTES: u64 = 64 << 20;
-
-/// Blocks of [`ds_wire::CHUNK_BYTES`] between a pipe and us.
-pub(crate) const PIPE_DEPTH: usize = 4;
 
 /// How long the last words of a transfer may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -42,7 +38,6 @@ pub(crate) struct Exchange<'a> {
     /// Links that join.
     pub(crate) joining: Joining,
     pub(crate) end: End,
-    pub(crate) io: &'a BlockIo,
     pub(crate) transfer: TransferId,
     pub(crate) estimate: Option<u64>,
     pub(crate) progress: &'a (dyn Fn(Progress) + Send + Sync),
@@ -67,7 +62,6 @@ impl<'a> Exchange<'a> {
         transfer: TransferId,
         (link, control): (&Link, Control),
         joining: Joining,
-        io: &'a BlockIo,
         cancel: &'a CancellationToken,
     ) -> Self {
         Self {
@@ -75,7 +69,6 @@ impl<'a> Exchange<'a> {
             control,
             joining,
             end,
-            io,
             transfer,
             estimate: None,
             progress: &|_| {},
@@ -158,7 +151,7 @@ impl<'a> Exchange<'a> {
         loop {
             let newcomer = self.joining.recv().await?;
             if let Newcomer::Waiting { purpose: Purpose::Rejoin, .. } = newcomer
-                && let Ok(Join::Rejoin { link, control, chunks }) = newcomer.let_in().await
+                && let Ok(Join::Rejoin { link, control, chunks }) = newcomer.let_in(Driver::Here).await
             {
                 return Some((link, control, chunks));
             }

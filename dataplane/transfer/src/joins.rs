@@ -14,7 +14,7 @@ use std::{
 };
 
 use ds_domain::ids::{NodeId, SnapshotId};
-use ds_link::{Chunks, Control, Link, Peer, Transport};
+use ds_link::{Chunks, Control, Driver, Link, Peer, Transport};
 use ds_proto::v1::{
     LaneOpen, StreamOpen, TransferAccept, TransferReply, stream_open::Kind, transfer_reply::Reply,
 };
@@ -73,8 +73,8 @@ pub(crate) enum Newcomer {
 }
 
 impl Newcomer {
-    /// Tells the other end that it is let in, if it waits for that.
-    pub(crate) async fn let_in(self) -> Result<Join> {
+    /// Tells the other end that it is let in, if it waits for that. A lane is driven by `driver` then.
+    pub(crate) async fn let_in(self, driver: Driver) -> Result<Join> {
         let (purpose, link, chunks, mut control) = match self {
             Self::Lane { link, chunks } => return Ok(Join::Lane { link, chunks }),
             Self::Waiting { purpose, link, chunks, control } => (purpose, link, chunks, control),
@@ -84,11 +84,16 @@ impl Newcomer {
         Ok(match purpose {
             Purpose::Rejoin => Join::Rejoin { link, chunks, control },
             Purpose::Lane => {
-                link.become_lane(control).await?;
+                link.become_lane(control, driver).await?;
                 Join::Lane { link, chunks }
             }
         })
     }
+}
+
+/// What drives a further lane: the first over TCP is the transfer's own, and further ones have a thread each.
+pub(crate) fn driver<'a>(mut lanes: impl Iterator<Item = &'a Link>) -> Driver {
+    if lanes.any(|lane| lane.transport() == Transport::Tcp) { Driver::Apart } else { Driver::Here }
 }
 
 /// Where a transfer takes links in.
@@ -295,7 +300,7 @@ impl Lanes {
         let open = LaneOpen { transfer: self.transfer.0.to_vec() };
         let mut control = link.open(&StreamOpen { kind: Some(Kind::Lane(open)) }).await?;
         accepted(&link, &mut control).await?;
-        link.become_lane(control).await?;
+        link.become_lane(control, driver(self.alive.iter())).await?;
         self.alive.push(link.clone());
         // Fails only if the transfer has ended, and this ends with it.
         let _ = self.to.send(Newcomer::Lane { link, chunks }).await;

@@ -11,7 +11,6 @@
 //! It does not know users, projects, tasks or commits, and asks no database: a ticket is all the permission there is.
 //! Start reading at `client`, then `receiving`, then [`store`].
 
-mod buffers;
 mod client;
 mod clock;
 mod error;

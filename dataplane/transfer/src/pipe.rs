@@ -3,9 +3,8 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use ds_blockio::BlockIo;
 use ds_domain::ids::SnapshotId;
-use ds_link::{Control, Endpoint, Link};
+use ds_link::{Control, Endpoint, Link, apart};
 use ds_proto::v1::{
     Receipt, StreamOpen, TransferAccept, TransferOpen, TransferReply, stream_open::Kind,
     transfer_control::Message as Said, transfer_reply::Reply,
@@ -26,12 +25,16 @@ use crate::{
 
 /// Sends all of `pipe` to the end that [`receive_pipe`] runs at; gives the number of bytes once they are written there.
 pub async fn send_pipe(link: &Link, pipe: OwnedFd, cancel: &CancellationToken) -> Result<u64> {
+    let (link, cancel) = (link.clone(), cancel.clone());
+    apart(async move { send_pipe_here(&link, pipe, &cancel).await }).await.map_err(Error::Thread)?
+}
+
+async fn send_pipe_here(link: &Link, pipe: OwnedFd, cancel: &CancellationToken) -> Result<u64> {
     let transfer = TransferId(Uuid::new_v4().into_bytes());
     let open = TransferOpen { transfer: transfer.0.to_vec(), ..TransferOpen::default() };
     let control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let (joins, joining) = joins::queue();
-    let io = BlockIo::detect();
-    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, &io, cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, cancel);
     joins::accepted(link, &mut exchange.control).await?;
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let result = tokio::select! {
@@ -56,20 +59,11 @@ pub async fn receive_pipe(endpoint: &Endpoint, pipe: OwnedFd, cancel: &Cancellat
         }
     };
     let receiving = async {
-        let (link, control, transfer) = first.await.map_err(|_| Error::Cancelled)?;
-        let (_place, joining) = joins.open(transfer, link.peer(), SnapshotId(Uuid::nil()))?;
-        let chunks = link.chunks(transfer.0);
-        let io = BlockIo::detect();
-        let mut exchange = Exchange::new(End::Acceptor, transfer, (&link, control), joining, &io, cancel);
-        let accept = TransferReply { reply: Some(Reply::Accept(TransferAccept::default())) };
-        exchange.control.send.send(&accept).await?;
-        let result = async {
-            let fin = receiving::receive_into(&mut exchange, chunks, pipe).await?;
-            exchange.tell(Said::Receipt(unsigned(&Receipt::default()))).await?;
-            Ok(fin.bytes)
-        };
-        let result = result.await;
-        conclude(&mut exchange.control, result).await
+        let opened = first.await.map_err(|_| Error::Cancelled)?;
+        let (joins, cancel) = (Arc::clone(&joins), cancel.clone());
+        apart(async move { receive_here(opened, &joins, pipe, &cancel).await })
+            .await
+            .map_err(Error::Thread)?
     };
     tokio::select! {
         result = receiving => result,
@@ -77,12 +71,31 @@ pub async fn receive_pipe(endpoint: &Endpoint, pipe: OwnedFd, cancel: &Cancellat
     }
 }
 
+async fn receive_here(
+    (link, control, transfer): Opened,
+    joins: &Joins,
+    pipe: OwnedFd,
+    cancel: &CancellationToken,
+) -> Result<u64> {
+    let (_place, joining) = joins.open(transfer, link.peer(), SnapshotId(Uuid::nil()))?;
+    let chunks = link.chunks(transfer.0);
+    let mut exchange = Exchange::new(End::Acceptor, transfer, (&link, control), joining, cancel);
+    let accept = TransferReply { reply: Some(Reply::Accept(TransferAccept::default())) };
+    exchange.control.send.send(&accept).await?;
+    let result = async {
+        let fin = receiving::receive_into(&mut exchange, chunks, pipe).await?;
+        exchange.tell(Said::Receipt(unsigned(&Receipt::default()))).await?;
+        Ok(fin.bytes)
+    };
+    let result = result.await;
+    conclude(&mut exchange.control, result).await
+}
+
+/// A transfer that its opener waits to be accepted.
+type Opened = (Link, Control, TransferId);
+
 /// The first transfer goes to whoever waits for it, further links to their transfer.
-async fn serve(
-    link: Link,
-    joins: Arc<Joins>,
-    mut opened: Option<oneshot::Sender<(Link, Control, TransferId)>>,
-) {
+async fn serve(link: Link, joins: Arc<Joins>, mut opened: Option<oneshot::Sender<Opened>>) {
     while let Ok(mut control) = link.accept().await {
         let Ok(Some(StreamOpen { kind: Some(kind) })) = control.recv.recv().await else { continue };
         match kind {

@@ -4,19 +4,18 @@
 use std::{collections::HashMap, future::pending, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use ds_blockio::BlockWriter;
+use ds_blockio::{BlockWriter, Buffer, Buffers};
 use ds_link::{ChunkReader, Chunks, Control, HEAD_BYTES, Link, Peer};
 use ds_proto::v1::{Holding, transfer_control::Message};
 use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::task::AbortHandle;
 
 use crate::{
     Error, Result,
-    buffers::{Buffer, Buffers},
-    exchange::{Exchange, Heard, PIPE_DEPTH, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto},
-    joins::{Join, Newcomer},
+    exchange::{Exchange, Heard, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto},
+    joins::{self, Join, Newcomer},
     stall::{Look, Watch},
 };
 
@@ -42,7 +41,7 @@ pub(crate) async fn receive(
     stream.watch.watch(process.progress());
     let mut beginning = beginning;
     let rest = beginning.split_off(BEGIN_BYTES);
-    let streamed = match exchange.io.writer(stdin, PIPE_DEPTH) {
+    let streamed = match BlockWriter::new(stdin) {
         Ok(writer) => {
             stream.write_to(exchange, Sink::after(beginning.len(), writer), rest, Some(&mut records)).await
         }
@@ -72,7 +71,7 @@ pub(crate) async fn receive_into(
     chunks: Chunks,
     pipe: std::os::fd::OwnedFd,
 ) -> Result<Fin> {
-    let writer = exchange.io.writer(pipe, PIPE_DEPTH).map_err(Error::Pipe)?;
+    let writer = BlockWriter::new(pipe).map_err(Error::Pipe)?;
     Stream::new(exchange, chunks)?.write_to(exchange, Sink::after(0, writer), Bytes::new(), None).await
 }
 
@@ -96,9 +95,8 @@ struct Stream {
 }
 
 struct Sink {
-    written: watch::Receiver<u64>,
     writer: BlockWriter,
-    /// In order, and not yet queued to be written.
+    /// In order, and not yet written; shorter as it is.
     piece: Option<Bytes>,
     /// Bytes of the stream that were written before there was a sink.
     before: u64,
@@ -106,7 +104,7 @@ struct Sink {
 
 impl Sink {
     fn after(before: usize, writer: BlockWriter) -> Self {
-        Self { written: writer.written(), writer, piece: None, before: before as u64 }
+        Self { writer, piece: None, before: before as u64 }
     }
 }
 
@@ -122,7 +120,6 @@ enum Event {
     Next(Lane, Chunks, Option<ChunkReader>),
     Header(Lane, Result<(ChunkReader, ChunkHeader)>),
     Payload(Lane, u64, Result<Chunk>),
-    Queued,
     /// So much of the stream is written.
     Written(u64),
     /// Nothing has moved for a while.
@@ -134,7 +131,7 @@ impl Stream {
         let mut stream = Self {
             receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
             digester: Arc::new(Digester::new(exchange.transfer)),
-            buffers: Arc::default(),
+            buffers: Buffers::new(CHUNK_BYTES),
             lanes: HashMap::new(),
             next_lane: 0,
             under_way: HashMap::new(),
@@ -207,7 +204,8 @@ impl Stream {
             self.handle(exchange, event).await?;
             sink = self.sink.take().expect("it is set above, and nobody else takes it");
         }
-        let total = before + sink.writer.finish().await.map_err(Error::Pipe)?;
+        let total = before + sink.writer.written_bytes();
+        drop(sink);
         if let Some(ack) = self.receiver.written(total) {
             self.last_ack(exchange, ack).await?;
         }
@@ -229,7 +227,7 @@ impl Stream {
 
     async fn handle(&mut self, exchange: &mut Exchange<'_>, event: Event) -> Result<()> {
         let peer = exchange.link.peer();
-        if let Event::Payload(..) | Event::Queued | Event::Written(_) = event {
+        if let Event::Payload(..) | Event::Written(_) = event {
             self.watch.moved();
         }
         match event {
@@ -267,7 +265,6 @@ impl Stream {
             Event::Header(lane, Err(error)) | Event::Payload(lane, _, Err(error)) => {
                 self.broken(lane, error)?;
             }
-            Event::Queued => {}
             Event::Written(total) => self.acknowledge(exchange, total).await,
             Event::Still => self.look(exchange).await?,
         }
@@ -304,7 +301,7 @@ impl Stream {
     }
 
     async fn take_in(&mut self, exchange: &mut Exchange<'_>, newcomer: Newcomer) {
-        match newcomer.let_in().await {
+        match newcomer.let_in(joins::driver(self.lanes.values())).await {
             Ok(Join::Lane { link, chunks }) => self.add_lane(link, chunks),
             Ok(Join::Rejoin { link, control, chunks }) => {
                 self.go_on_over(exchange, link, control, chunks).await;
@@ -399,23 +396,13 @@ async fn next_chunk(lane: Lane, mut chunks: Chunks) -> Event {
     Event::Next(lane, chunks, next)
 }
 
-/// A piece was queued, or pieces were written. Never completes without a sink.
+/// A piece was written. Never completes without one. May be cancelled.
 async fn moved(sink: Option<&mut Sink>) -> std::io::Result<Event> {
-    let Some(Sink { written, writer, piece, before }) = sink else { return pending().await };
-    let queued = async {
-        match piece.as_ref() {
-            Some(piece) => writer.write(piece.clone()).await,
-            None => pending().await,
-        }
-    };
-    tokio::select! {
-        queued = queued => {
-            queued?;
-            *piece = None;
-            Ok(Event::Queued)
-        }
-        Ok(()) = written.changed() => Ok(Event::Written(*before + *written.borrow_and_update())),
-    }
+    let Some(Sink { writer, piece, before }) = sink else { return pending().await };
+    let Some(bytes) = piece else { return pending().await };
+    writer.write(bytes).await?;
+    *piece = None;
+    Ok(Event::Written(*before + writer.written_bytes()))
 }
 
 async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<(ChunkReader, ChunkHeader)> {

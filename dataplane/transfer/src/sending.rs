@@ -15,8 +15,8 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{
     Error, Result,
-    exchange::{Exchange, Heard, PIPE_DEPTH, ack_from_proto, fin_to_proto},
-    joins::{Join, Newcomer},
+    exchange::{Exchange, Heard, ack_from_proto, fin_to_proto},
+    joins::{self, Join, Newcomer},
     stall::Watch,
     trial::Trial,
 };
@@ -50,7 +50,7 @@ pub(crate) async fn send_from(
     whole: impl Future<Output = Result<()>>,
     window_bytes: u64,
 ) -> Result<Sent> {
-    let reader = exchange.io.reader(pipe, CHUNK_BYTES, PIPE_DEPTH).map_err(Error::Pipe)?;
+    let reader = BlockReader::new(pipe, CHUNK_BYTES).map_err(Error::Pipe)?;
     let mut sending = Sending::new(Sender::new(exchange.transfer, window_bytes)?, reader);
     sending.add_lane(exchange.link.clone());
     sending.run(exchange, Until::Read).await?;
@@ -218,7 +218,8 @@ impl Sending {
     }
 
     async fn take_in(&mut self, exchange: &mut Exchange<'_>, newcomer: Newcomer) {
-        match newcomer.let_in().await {
+        let driver = joins::driver(self.lanes.values().map(|busy| &busy.link));
+        match newcomer.let_in(driver).await {
             Ok(Join::Lane { link, .. }) => self.add_lane(link),
             Ok(Join::Rejoin { link, control, .. }) => self.go_on_over(exchange, link, control).await,
             Err(error) => tracing::debug!(%error, "a link that joined was lost at once"),

@@ -23,7 +23,6 @@ use std::{
     sync::Arc,
 };
 
-use ds_blockio::BlockIo;
 use ds_link::{Endpoint, Identity, Role};
 use ds_zfs::Volumes;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +55,6 @@ pub struct Store {
 struct Node {
     identity: Identity,
     volumes: Volumes,
-    io: BlockIo,
     clock: HubClock,
     tickets: TicketVerifier,
     reading: ReadingClones,
@@ -94,7 +92,6 @@ impl Store {
             paces: Paces::default(),
             peers: Peers::load(state_dir.join("nodes")),
             stopping: CancellationToken::new(),
-            io: BlockIo::detect(),
             identity,
             volumes,
         };

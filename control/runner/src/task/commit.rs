@@ -6,7 +6,6 @@ use std::{
 };
 
 use ds_proto::v1::{self, Direction, Outcome, TaskPhase};
-use ds_transfer::Progress;
 use ds_zfs::{Change, ChangeKind, Manifest};
 use tokio_util::sync::CancellationToken;
 
@@ -89,23 +88,11 @@ impl Task {
         let spec = self.journal.spec();
         let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Push).await?;
         let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
-        let progress = |progress: Progress| {
-            self.tell_transfer(TaskPhase::Committing, "sending to the store", progress);
-        };
+        let progress = self.transfer_teller(TaskPhase::Committing, "sending to the store");
         // Dropping the future ends the transfer; it is never told to end in another way.
         let never = CancellationToken::new();
-        let Self { node, .. } = self;
-        let receipt = ds_transfer::push(
-            &link,
-            &node.volumes,
-            &node.io,
-            ticket,
-            spec.volume,
-            spec.result,
-            &progress,
-            &never,
-        );
-        Ok(receipt.await?)
+        let volumes = &self.node.volumes;
+        Ok(ds_transfer::push(&link, volumes, ticket, spec.volume, spec.result, progress, &never).await?)
     }
 
     async fn give_up(&mut self, error: &Error) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use ds_proto::v1::{Direction, Outcome, TaskPhase};
-use ds_transfer::{ErrorKind, Progress};
+use ds_transfer::ErrorKind;
 use tokio_util::sync::CancellationToken;
 
 use super::{Task, tell};
@@ -102,14 +102,11 @@ impl Task {
         let spec = self.journal.spec();
         let Grant { ticket, store } = self.node.hub.ticket(spec.task, Direction::Pull).await?;
         let link = self.node.store(store.as_ref().unwrap_or(&spec.store)).await?;
-        let progress = |progress: Progress| {
-            self.tell_transfer(TaskPhase::Syncing, "receiving the workspace", progress);
-        };
+        let progress = self.transfer_teller(TaskPhase::Syncing, "receiving the workspace");
         // Dropping the future ends the transfer; it is never told to end in another way.
         let never = CancellationToken::new();
-        let Self { node, .. } = self;
-        ds_transfer::pull(&link, &node.volumes, &node.io, ticket, spec.volume, spec.base, &progress, &never)
-            .await?;
+        let volumes = &self.node.volumes;
+        ds_transfer::pull(&link, volumes, ticket, spec.volume, spec.base, progress, &never).await?;
         Ok(())
     }
 

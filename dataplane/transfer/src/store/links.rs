@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use ds_link::{Arriving, Control, Endpoint, Link, Role};
+use ds_link::{Arriving, Control, Endpoint, Link, Role, apart};
 use ds_proto::v1::{
     StoreError, StoreReply, StreamOpen, TransferReply, store_error, store_reply::Reply, stream_open::Kind,
     transfer_reply,
@@ -128,10 +128,10 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
         }
         (Kind::Store(request), Role::Hub) => answers::answer(&node, &mut control, request).await,
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
-            return transfers::serve(&node, &link, control, open).await;
+            return on_its_thread(async move { transfers::serve(&node, &link, control, open).await }).await;
         }
         (Kind::Tree(open), Role::Runner | Role::Store) => {
-            return trees::serve(&node, &link, control, *open).await;
+            return on_its_thread(async move { trees::serve(&node, &link, control, *open).await }).await;
         }
         (Kind::Store(_), Role::Runner | Role::Store) => {
             refuse(&mut control, "only a hub may ask that of a store").await
@@ -144,6 +144,13 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
         tracing::debug!(%peer, %error, "a stream broke");
     }
     farewell(&mut control).await;
+}
+
+/// Serves what moves bytes on a thread of its own.
+async fn on_its_thread(serving: impl Future<Output = ()> + Send + 'static) {
+    if let Err(error) = apart(serving).await {
+        tracing::error!(%error, "a transfer was dropped: no thread for it");
+    }
 }
 
 /// Brings a link to the transfer that it is for, which answers itself.

@@ -136,7 +136,7 @@ async fn incoming(
         }
         Ok(Incoming::New { transfer, joined: (_place, joining), chunks, offer }) => {
             let mut exchange =
-                Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
+                Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.stopping);
             let result = take_in(node, &mut exchange, grant, chunks, *offer).await;
             conclude(&mut exchange.control, result).await
         }
@@ -253,8 +253,7 @@ async fn outgoing(
         };
     let accept = TransferAccept { plan: Some(outset.to_proto()), ..TransferAccept::default() };
     let Outset { process, estimate, kept, .. } = outset;
-    let mut exchange =
-        Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.io, &node.stopping);
+    let mut exchange = Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.stopping);
     exchange.estimate = estimate;
     let result = async {
         reply(&mut exchange.control, Reply::Accept(accept)).await?;

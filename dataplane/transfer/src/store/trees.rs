@@ -259,7 +259,7 @@ async fn incoming(
         }
     };
     let mut exchange =
-        Exchange::new(End::Acceptor, stream.transfer, (link, control), joining, &node.io, &node.stopping);
+        Exchange::new(End::Acceptor, stream.transfer, (link, control), joining, &node.stopping);
     let received = async {
         accept(&mut exchange.control, None, WINDOW_BYTES).await?;
         let received = receiving::receive(&mut exchange, chunks, intake).await?;
@@ -296,12 +296,12 @@ async fn outgoing(
         }
     };
     let mut exchange =
-        Exchange::new(End::Acceptor, stream.transfer, (link, control), joining, &node.io, &node.stopping);
+        Exchange::new(End::Acceptor, stream.transfer, (link, control), joining, &node.stopping);
     exchange.estimate = estimate;
     let sent = async {
         let plan = Plan { estimate_bytes: estimate.unwrap_or(0), ..Plan::default() };
         accept(&mut exchange.control, Some(plan), 0).await?;
-        let Feed { mut pipes, whole, pumping } = feed(&node.io, source, 1, pace.as_deref())?;
+        let Feed { mut pipes, whole, pumping } = feed(source, 1, pace.as_deref())?;
         let pipe = pipes.remove(0);
         let whole = async { Ok(whole.await?) };
         tokio::select! {

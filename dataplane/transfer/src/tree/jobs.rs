@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use ds_link::apart;
 use ds_zfs::{
     StreamMode,
     replication::{Pattern, Step, Verdict},
@@ -74,7 +75,16 @@ pub(super) async fn run(sync: &Arc<Sync>, looked: Vec<(String, Result<Missing>)>
         {
             let (sync, watch) = (Arc::clone(sync), Arc::clone(&watch));
             let (path, parts) = (jobs.0[at].path.clone(), std::mem::take(&mut jobs.0[at].parts));
-            running.spawn(async move { (at, carry_out(&sync, &path, parts, &watch).await) });
+            running.spawn(async move {
+                let targets: Vec<_> = parts.iter().map(|part| part.target).collect();
+                let carrying = carry_out(sync, path.clone(), parts, watch);
+                let no_thread = |error| {
+                    let error = Some(in_full(&Error::Thread(error)));
+                    let report = DatasetReport { path, error, ..DatasetReport::default() };
+                    targets.into_iter().map(|target| (target, report.clone())).collect()
+                };
+                (at, apart(carrying).await.unwrap_or_else(no_thread))
+            });
         }
         match running.join_next().await {
             Some(Ok((at, done))) => {
@@ -190,11 +200,12 @@ impl Jobs {
 
 /// Brings a dataset up to date at all targets that lack something of it.
 async fn carry_out(
-    sync: &Sync,
-    path: &str,
+    sync: Arc<Sync>,
+    path: String,
     mut parts: Vec<Part>,
-    watch: &Watch,
+    watch: Watch,
 ) -> Vec<(usize, DatasetReport)> {
+    let (sync, path, watch) = (&*sync, path.as_str(), &watch);
     let new = |part: &Part| Done { target: part.target, report: report_of(path), newest: None };
     let mut done: Vec<Done> = parts.iter().map(new).collect();
     let mut tries = 0;
@@ -285,7 +296,7 @@ async fn take_step(
         watch(Event::Moved { path: path.to_owned(), target: targets[number], progress });
     };
     let pace = sync.task.pace.as_deref();
-    let means = Means { io: &sync.io, pace, progress: &progress, cancel: &sync.cancel };
+    let means = Means { pace, progress: &progress, cancel: &sync.cancel };
     let stream = Stream { path, step, mode };
     let results = match &sync.route {
         Route::Push { from, to } => {

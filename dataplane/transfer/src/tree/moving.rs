@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use ds_blockio::BlockIo;
 use ds_link::{Control, Link};
 use ds_proto::v1::{
     Receipt, TransferAccept, TransferReply, TreeMove, transfer_control::Message as Said,
@@ -41,7 +40,6 @@ pub(super) struct Stream<'a> {
 /// What moving takes, whatever moves.
 #[derive(Clone, Copy)]
 pub(super) struct Means<'a> {
-    pub(super) io: &'a BlockIo,
     pub(super) pace: Option<&'a Pace>,
     /// Told how far the stream is, with the receiver's number.
     pub(super) progress: &'a (dyn Fn(usize, Progress) + Send + Sync),
@@ -125,7 +123,7 @@ async fn send_to_each(
     estimate: Option<u64>,
     means: Means<'_>,
 ) -> Vec<Sent> {
-    let Feed { pipes, whole, pumping } = match feed(means.io, source, receivers.len(), means.pace) {
+    let Feed { pipes, whole, pumping } = match feed(source, receivers.len(), means.pace) {
         Ok(feed) => feed,
         Err(error) => return give_up(receivers, error).await,
     };
@@ -149,8 +147,7 @@ async fn send_to(
 ) -> Sent {
     let Receiver { number, link, control, transfer, window_bytes } = receiver;
     let (joins, joining) = joins::queue();
-    let mut exchange =
-        Exchange::new(End::Opener, transfer, (&link, control), joining, means.io, means.cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (&link, control), joining, means.cancel);
     let progress = |progress| (means.progress)(number, progress);
     exchange.progress = &progress;
     exchange.estimate = estimate;
@@ -216,8 +213,7 @@ pub(super) async fn pull(
     let mut control = link.open(&far.opening(Request::Move(wanted))).await?;
     let accept = accepted(&link, &mut control).await?;
     let (joins, joining) = joins::queue();
-    let mut exchange =
-        Exchange::new(End::Opener, transfer, (&link, control), joining, means.io, means.cancel);
+    let mut exchange = Exchange::new(End::Opener, transfer, (&link, control), joining, means.cancel);
     let progress = |progress| (means.progress)(0, progress);
     exchange.progress = &progress;
     exchange.estimate = accept.plan.map(|plan| plan.estimate_bytes).filter(|bytes| *bytes > 0);

@@ -1,6 +1,6 @@
 //! From one `zfs send` to one receiver or several, no faster than is allowed.
 //!
-//! What is read is handed to each receiver's pipe, through a queue of some blocks: the slowest sets the pace, and
+//! What is read is written into each receiver's pipe, which holds some blocks: the slowest sets the pace, and
 //! one that has gone is left out. Without a limit and with one receiver there is nothing between the two.
 
 use std::{
@@ -13,14 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use ds_blockio::{BlockIo, BlockWriter};
+use ds_blockio::{BlockReader, BlockWriter};
 use ds_zfs::{
     Sending,
     replication::{Invalid, Limits},
 };
 use futures_util::{
     FutureExt, TryFutureExt,
-    future::{BoxFuture, Shared},
+    future::{BoxFuture, Shared, join_all},
 };
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use time::{OffsetDateTime, UtcOffset};
@@ -33,8 +33,6 @@ use crate::{Error, Result};
 
 /// Bytes read at once: small enough that a slow limit does not come in gusts.
 const BLOCK_BYTES: usize = 256 << 10;
-/// Blocks that wait for each receiver.
-const DEPTH: usize = 8;
 /// As large as the kernel allows those without privileges.
 const PIPE_BYTES: usize = 1 << 20;
 /// What was not used of a limit is lost after so long.
@@ -108,12 +106,7 @@ pub(crate) struct Feed<'a> {
 pub(crate) type Whole<'a> = Shared<BoxFuture<'a, std::result::Result<(), Arc<Error>>>>;
 
 /// Reads `source` once for so many receivers, at the pace that is set.
-pub(crate) fn feed<'a>(
-    io: &'a BlockIo,
-    source: Sending,
-    receivers: usize,
-    pace: Option<&'a Pace>,
-) -> Result<Feed<'a>> {
+pub(crate) fn feed<'a>(source: Sending, receivers: usize, pace: Option<&'a Pace>) -> Result<Feed<'a>> {
     let Sending { stdout, process } = source;
     if receivers == 1 && pace.is_none() {
         let whole = async { process.finish().await.map_err(|error| Arc::new(error.into())) };
@@ -125,7 +118,7 @@ pub(crate) fn feed<'a>(
     let (ended, pumped) = oneshot::channel();
     let pumping = async move {
         // Nobody waits for it where all receivers failed.
-        let _ = ended.send(pump(io, stdout, writes, pace).await);
+        let _ = ended.send(pump(stdout, writes, pace).await);
         pending().await
     };
     let whole = async {
@@ -137,9 +130,9 @@ pub(crate) fn feed<'a>(
 
 /// Copies all of `from` into each of `to`, at the pace that is set. Ends early, with an error, only when nobody
 /// takes it any more or it cannot be read.
-async fn pump(io: &BlockIo, from: OwnedFd, to: Vec<OwnedFd>, pace: Option<&Pace>) -> Result<()> {
-    let mut reader = io.reader(from, BLOCK_BYTES, DEPTH).map_err(Error::Pipe)?;
-    let writers: std::io::Result<Vec<_>> = to.into_iter().map(|pipe| io.writer(pipe, DEPTH)).collect();
+async fn pump(from: OwnedFd, to: Vec<OwnedFd>, pace: Option<&Pace>) -> Result<()> {
+    let mut reader = BlockReader::new(from, BLOCK_BYTES).map_err(Error::Pipe)?;
+    let writers: std::io::Result<Vec<_>> = to.into_iter().map(BlockWriter::new).collect();
     let mut writers = writers.map_err(Error::Pipe)?;
     while let Some(block) = reader.next().await {
         let block = block.map_err(Error::Pipe)?;
@@ -152,22 +145,16 @@ async fn pump(io: &BlockIo, from: OwnedFd, to: Vec<OwnedFd>, pace: Option<&Pace>
             return Err(Error::Pipe(gone));
         }
     }
-    for writer in writers {
-        // One that has gone knows why.
-        let _ = writer.finish().await;
-    }
     Ok(())
 }
 
-/// Gives back those that still take.
+/// Gives back those that still take: one that has gone knows why.
 async fn write_to_each(writers: Vec<BlockWriter>, block: &Bytes) -> Vec<BlockWriter> {
-    let mut taking = Vec::with_capacity(writers.len());
-    for mut writer in writers {
-        if writer.write(block.clone()).await.is_ok() {
-            taking.push(writer);
-        }
-    }
-    taking
+    let writing = writers.into_iter().map(async |mut writer| {
+        let written = writer.write(&mut block.clone()).await;
+        written.is_ok().then_some(writer)
+    });
+    join_all(writing).await.into_iter().flatten().collect()
 }
 
 /// The two ends of a pipe, to read from and to write into.
@@ -233,7 +220,7 @@ mod tests {
                 })
             })
             .collect();
-        pump(&BlockIo::threads(), from, writes, None).await.unwrap();
+        pump(from, writes, None).await.unwrap();
         feeding.join().unwrap();
         for reader in readers {
             assert!(reader.join().unwrap() == expected);

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use ds_blockio::BlockIo;
 use ds_zfs::{
     Encryption, Features, Implementation, LocalTree, NoMode, StreamMode,
     replication::{
@@ -63,7 +62,6 @@ pub struct Task {
 pub struct Sync {
     pub(super) route: Route,
     pub(super) task: Task,
-    pub(super) io: BlockIo,
     pub(super) cancel: CancellationToken,
 }
 
@@ -168,7 +166,7 @@ impl Sync {
     /// Of a task, ended early when `cancel` is cancelled.
     pub fn new(route: Route, task: Task, cancel: CancellationToken) -> Self {
         metrics::describe();
-        Self { route, task, io: BlockIo::detect(), cancel }
+        Self { route, task, cancel }
     }
 
     /// Looks at both ends. A target that cannot be asked has an error instead; if the source cannot, that is the error.

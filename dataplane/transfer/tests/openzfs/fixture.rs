@@ -4,7 +4,7 @@ use std::{
     fs,
     path::PathBuf,
     process::Command,
-    sync::{Mutex, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
@@ -51,6 +51,7 @@ pub(crate) fn property_of(dataset: &str, property: &str) -> String {
 }
 
 /// The main line of a volume below one root, written to by hand.
+#[derive(Clone)]
 pub(crate) struct Line {
     name: String,
     mountpoint: PathBuf,
@@ -112,26 +113,26 @@ pub(crate) async fn grown_at_the_runner() -> (World, Runner, What, Vec<u8>) {
 
 /// Moves `what` and cancels when [`PART`] of it has been written; gives how much was.
 pub(crate) async fn cancelled(world: &World, runner: &Runner, direction: Direction, what: What) -> u64 {
-    let (link, cancel, seen) = (runner.link(world).await, CancellationToken::new(), Mutex::new(0));
+    let (link, cancel) = (runner.link(world).await, CancellationToken::new());
+    let seen = Arc::new(Mutex::new(0));
     let ticket = world.signer.sign(&world.ticket(runner, direction, what));
-    let note = |progress: Progress| {
-        *seen.lock().unwrap() = progress.bytes;
+    let (sees, cancels) = (Arc::clone(&seen), cancel.clone());
+    let note = move |progress: Progress| {
+        *sees.lock().unwrap() = progress.bytes;
         if progress.bytes >= PART {
-            cancel.cancel();
+            cancels.cancel();
         }
     };
     let What { volume, snapshot, .. } = what;
-    let Runner { volumes, io, .. } = runner;
+    let Runner { volumes, .. } = runner;
     let error = match direction {
         Direction::Pull => {
-            ds_transfer::pull(&link, volumes, io, ticket, volume, snapshot, &note, &cancel).await.unwrap_err()
+            ds_transfer::pull(&link, volumes, ticket, volume, snapshot, note, &cancel).await.unwrap_err()
         }
-        _ => {
-            ds_transfer::push(&link, volumes, io, ticket, volume, snapshot, &note, &cancel).await.unwrap_err()
-        }
+        _ => ds_transfer::push(&link, volumes, ticket, volume, snapshot, note, &cancel).await.unwrap_err(),
     };
     assert!(matches!(error, Error::Cancelled), "{error}");
-    seen.into_inner().unwrap()
+    *seen.lock().unwrap()
 }
 
 /// Pushes, again while the store still cleans up after an earlier attempt.

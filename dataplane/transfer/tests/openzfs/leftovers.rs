@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -57,19 +58,23 @@ async fn what_is_being_sent_is_held() {
     }
     let (mut world, runner, what, _) = grown_at_the_store().await;
     let main = Line::of(&world.pool, "store", what);
-    let holds =
-        || [what.snapshot, what.base.unwrap()].map(|snapshot| property_of(&main.at(snapshot), "userrefs"));
-    let (link, during) = (runner.link(&world).await, std::sync::Mutex::new(None));
-    let note = |progress: Progress| {
-        if progress.bytes > 0 {
-            during.lock().unwrap().get_or_insert_with(holds);
+    let holds = move || {
+        [what.snapshot, what.base.unwrap()].map(|snapshot| property_of(&main.at(snapshot), "userrefs"))
+    };
+    let (link, during) = (runner.link(&world).await, Arc::new(std::sync::Mutex::new(None)));
+    let note = {
+        let (during, holds) = (Arc::clone(&during), holds.clone());
+        move |progress: Progress| {
+            if progress.bytes > 0 {
+                during.lock().unwrap().get_or_insert_with(&holds);
+            }
         }
     };
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Pull, what));
-    let Runner { volumes, io, .. } = &runner;
+    let Runner { volumes, .. } = &runner;
     let never = CancellationToken::new();
-    ds_transfer::pull(&link, volumes, io, ticket, what.volume, what.snapshot, &note, &never).await.unwrap();
-    assert_eq!(during.into_inner().unwrap().unwrap(), ["1", "1"]);
+    ds_transfer::pull(&link, volumes, ticket, what.volume, what.snapshot, note, &never).await.unwrap();
+    assert_eq!(during.lock().unwrap().clone().unwrap(), ["1", "1"]);
     world.stop_store().await;
     assert_eq!(holds(), ["0", "0"]);
 
@@ -89,17 +94,18 @@ async fn a_dropped_push_lets_go_of_its_task() {
     }
     let (world, runner, what, _) = grown_at_the_runner().await;
     let begun = CancellationToken::new();
-    let note = |progress: Progress| {
+    let beginning = begun.clone();
+    let note = move |progress: Progress| {
         if progress.bytes > 0 {
-            begun.cancel();
+            beginning.cancel();
         }
     };
     let link = runner.link(&world).await;
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let never = CancellationToken::new();
-    let Runner { volumes, io, .. } = &runner;
+    let Runner { volumes, .. } = &runner;
     tokio::select! {
-        result = ds_transfer::push(&link, volumes, io, ticket, what.volume, what.snapshot, &note, &never) => {
+        result = ds_transfer::push(&link, volumes, ticket, what.volume, what.snapshot, note, &never) => {
             panic!("it should have been dropped: {result:?}")
         }
         () = begun.cancelled() => {}

@@ -9,7 +9,6 @@ use std::{
     thread,
 };
 
-use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, VolumeId};
 use ds_link::{Endpoint, Identity};
 use ds_proto::v1::{Direction, SignedTicket, Ticket};
@@ -159,7 +158,7 @@ async fn transfer(task: &Task, identity: &Identity, root: &str) {
     let ticket = Ticket::decode(signed.payload.as_slice()).unwrap();
     let volume = VolumeId::from_bytes(&ticket.volume).unwrap();
     let snapshot = SnapshotId::from_bytes(&ticket.snapshot).unwrap();
-    let (io, never) = (BlockIo::detect(), CancellationToken::new());
+    let never = CancellationToken::new();
     let note = |progress: Progress| {
         println!("\nmoved {}", progress.bytes);
         if progress.bytes >= PART {
@@ -171,10 +170,10 @@ async fn transfer(task: &Task, identity: &Identity, root: &str) {
     };
     match ticket.direction() {
         Direction::Pull => {
-            ds_transfer::pull(&link, &volumes, &io, signed, volume, snapshot, &note, &never).await.unwrap();
+            ds_transfer::pull(&link, &volumes, signed, volume, snapshot, note, &never).await.unwrap();
         }
         _ => {
-            ds_transfer::push(&link, &volumes, &io, signed, volume, snapshot, &note, &never).await.unwrap();
+            ds_transfer::push(&link, &volumes, signed, volume, snapshot, note, &never).await.unwrap();
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Transfers that break off and go on in another process.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use ds_proto::v1::Direction;
 use ds_transfer::{Error, Progress};
@@ -98,19 +98,20 @@ async fn the_store_is_killed() {
     let link = runner.link(&world).await;
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let cancel = CancellationToken::new();
-    let other = std::sync::Mutex::new((other, 0));
-    let note = |progress: Progress| {
-        let mut other = other.lock().unwrap();
+    let other = Arc::new(std::sync::Mutex::new((other, 0)));
+    let (victim, cancels) = (Arc::clone(&other), cancel.clone());
+    let note = move |progress: Progress| {
+        let mut other = victim.lock().unwrap();
         if progress.bytes >= PART && other.1 == 0 {
             other.0.kill();
             other.1 = progress.bytes;
-            cancel.cancel();
+            cancels.cancel();
         }
     };
-    let Runner { volumes, io, .. } = &runner;
-    let push = ds_transfer::push(&link, volumes, io, ticket, what.volume, what.snapshot, &note, &cancel);
+    let Runner { volumes, .. } = &runner;
+    let push = ds_transfer::push(&link, volumes, ticket, what.volume, what.snapshot, note, &cancel);
     assert!(matches!(push.await, Err(Error::Cancelled)));
-    let (_, written) = other.into_inner().unwrap();
+    let written = other.lock().unwrap().1;
     world.start_store().await;
     assert_resumed(&push_again(&world, &runner, what).await, PUSHED, written);
     stored(&world, what, &content).await;

@@ -19,20 +19,19 @@ async fn push_with_fault(
     world: &World,
     runner: &Runner,
     what: What,
-    fault: impl Fn(&Link, &CancellationToken) + Send + Sync,
+    fault: impl Fn(&Link, &CancellationToken) + Send + Sync + 'static,
 ) -> Result<(), Error> {
     let ticket = world.signer.sign(&world.ticket(runner, Direction::Push, what));
     let (link, cancel) = (runner.link(world).await, CancellationToken::new());
     let done = AtomicBool::new(false);
-    let note = |progress: Progress| {
+    let (broken, cancelled) = (link.clone(), cancel.clone());
+    let note = move |progress: Progress| {
         if progress.bytes > 0 && !done.swap(true, Ordering::Relaxed) {
-            fault(&link, &cancel);
+            fault(&broken, &cancelled);
         }
     };
     let What { volume, snapshot, .. } = what;
-    ds_transfer::push(&link, &runner.volumes, &runner.io, ticket, volume, snapshot, &note, &cancel)
-        .await
-        .map(drop)
+    ds_transfer::push(&link, &runner.volumes, ticket, volume, snapshot, note, &cancel).await.map(drop)
 }
 
 /// Pushes, again while an earlier attempt is still being cleaned up.
@@ -88,7 +87,8 @@ async fn a_client_that_vanishes_leaves_nothing() {
     let first = runner.shared_volume(&world).await;
     let (what, _) = runner.work(first, &[("data", &noise(96 * MIB))]).await;
     let begun = CancellationToken::new();
-    let push = push_with_fault(&world, &runner, what, |_, _| begun.cancel());
+    let begins = begun.clone();
+    let push = push_with_fault(&world, &runner, what, move |_, _| begins.cancel());
     tokio::select! {
         result = push => panic!("it should have been dropped: {result:?}"),
         () = begun.cancelled() => {}
@@ -106,13 +106,14 @@ async fn a_cancelled_pull_leaves_nothing_at_either_end() {
     world.push(&runner, what).await.unwrap();
     let ticket = world.signer.sign(&world.ticket(&other, Direction::Pull, what));
     let (link, cancel) = (other.link(&world).await, CancellationToken::new());
-    let note = |progress: Progress| {
+    let cancelled = cancel.clone();
+    let note = move |progress: Progress| {
         if progress.bytes > 0 {
-            cancel.cancel();
+            cancelled.cancel();
         }
     };
     let What { volume, snapshot, .. } = what;
-    let pull = ds_transfer::pull(&link, &other.volumes, &other.io, ticket, volume, snapshot, &note, &cancel);
+    let pull = ds_transfer::pull(&link, &other.volumes, ticket, volume, snapshot, note, &cancel);
     assert_eq!(pull.await.unwrap_err().kind(), ErrorKind::Cancelled);
     no_zfs_process_is_left().await;
     assert!(!other.pool.list().iter().any(|name| name.contains(&what.snapshot.to_hex())));
@@ -129,11 +130,11 @@ async fn a_store_that_stops_ends_its_transfers_and_serves_again() {
     let (push, ()) = {
         let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
         let link = runner.link(&world).await;
-        let note = |_: Progress| begun.cancel();
+        let beginning = begun.clone();
+        let note = move |_: Progress| beginning.cancel();
         let never = CancellationToken::new();
         let What { volume, snapshot, .. } = what;
-        let push =
-            ds_transfer::push(&link, &runner.volumes, &runner.io, ticket, volume, snapshot, &note, &never);
+        let push = ds_transfer::push(&link, &runner.volumes, ticket, volume, snapshot, note, &never);
         tokio::join!(push, async {
             begun.cancelled().await;
             world.stop_store().await;

@@ -9,7 +9,6 @@ use std::{
 };
 
 use aws_lc_rs::rand;
-use ds_blockio::BlockIo;
 use ds_domain::ids::{NodeId, SnapshotId, TaskId, VolumeId};
 use ds_link::{Ca, Endpoint, Identity, Link, Role};
 use ds_proto::v1::{Direction, Receipt, SignedReceipt, SignedTicket, Ticket};
@@ -147,7 +146,7 @@ impl World {
         let pool = Pool::create(POOL_BYTES).await;
         let volumes = pool.volumes("runner").await;
         let endpoint = Endpoint::client(&identity).unwrap();
-        Runner { identity, pool, volumes, endpoint, io: BlockIo::detect() }
+        Runner { identity, pool, volumes, endpoint }
     }
 
     pub(crate) fn ticket(&self, runner: &Runner, direction: Direction, what: What) -> Ticket {
@@ -200,7 +199,6 @@ pub(crate) struct Runner {
     pub(crate) pool: Pool,
     pub(crate) volumes: Volumes,
     pub(crate) endpoint: Endpoint,
-    pub(crate) io: BlockIo,
 }
 
 impl Runner {
@@ -216,13 +214,13 @@ impl Runner {
     ) -> Result<SignedReceipt, Error> {
         let cancel = CancellationToken::new();
         let What { volume, snapshot, .. } = what;
-        ds_transfer::push(link, &self.volumes, &self.io, ticket, volume, snapshot, &|_| {}, &cancel).await
+        ds_transfer::push(link, &self.volumes, ticket, volume, snapshot, |_| {}, &cancel).await
     }
 
     pub(crate) async fn pull(&self, link: &Link, ticket: SignedTicket, what: What) -> Result<Receipt, Error> {
         let cancel = CancellationToken::new();
         let What { volume, snapshot, .. } = what;
-        ds_transfer::pull(link, &self.volumes, &self.io, ticket, volume, snapshot, &|_| {}, &cancel).await
+        ds_transfer::pull(link, &self.volumes, ticket, volume, snapshot, |_| {}, &cancel).await
     }
 
     /// A volume with a first snapshot, both here and at the store.

@@ -1,4 +1,7 @@
-use std::{fs, sync::Mutex};
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+};
 
 use ds_domain::ids::VolumeId;
 use ds_link::Endpoint;
@@ -65,23 +68,16 @@ async fn progress_counts_real_bytes_up_to_the_end() {
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
     let (what, _) = runner.work(first, &[("data", &noise(20 * MIB))]).await;
-    let seen = Mutex::new(Vec::new());
-    let note = |progress: Progress| seen.lock().unwrap().push(progress.bytes);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sees = Arc::clone(&seen);
+    let note = move |progress: Progress| sees.lock().unwrap().push(progress.bytes);
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let (link, cancel) = (runner.link(&world).await, CancellationToken::new());
-    let receipt = ds_transfer::push(
-        &link,
-        &runner.volumes,
-        &runner.io,
-        ticket,
-        what.volume,
-        what.snapshot,
-        &note,
-        &cancel,
-    );
+    let (volume, snapshot) = (what.volume, what.snapshot);
+    let receipt = ds_transfer::push(&link, &runner.volumes, ticket, volume, snapshot, note, &cancel);
     let receipt = receipt.await.unwrap();
     let (_, receipt) = ds_transfer::receipt::verify(world.ca.certificate_pem(), &receipt).unwrap();
-    let seen = seen.into_inner().unwrap();
+    let seen = seen.lock().unwrap();
     // Acknowledgements are cumulative: how many there are is up to the scheduler.
     assert!(seen.len() > 1 && seen.is_sorted(), "{seen:?}");
     assert_eq!(seen.last(), Some(&receipt.stream_bytes));
