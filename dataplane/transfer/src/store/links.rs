@@ -128,10 +128,14 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
         }
         (Kind::Store(request), Role::Hub) => answers::answer(&node, &mut control, request).await,
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
-            return on_its_thread(async move { transfers::serve(&node, &link, control, open).await }).await;
+            return on_its_thread(Box::pin(
+                async move { transfers::serve(&node, &link, control, open).await },
+            ))
+            .await;
         }
         (Kind::Tree(open), Role::Runner | Role::Store) => {
-            return on_its_thread(async move { trees::serve(&node, &link, control, *open).await }).await;
+            return on_its_thread(Box::pin(async move { trees::serve(&node, &link, control, *open).await }))
+                .await;
         }
         (Kind::Store(_), Role::Runner | Role::Store) => {
             refuse(&mut control, "only a hub may ask that of a store").await

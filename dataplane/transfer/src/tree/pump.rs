@@ -106,7 +106,7 @@ pub(crate) struct Feed<'a> {
 pub(crate) type Whole<'a> = Shared<BoxFuture<'a, std::result::Result<(), Arc<Error>>>>;
 
 /// Reads `source` once for so many receivers, at the pace that is set.
-pub(crate) fn feed<'a>(source: Sending, receivers: usize, pace: Option<&'a Pace>) -> Result<Feed<'a>> {
+pub(crate) fn feed(source: Sending, receivers: usize, pace: Option<&Pace>) -> Result<Feed<'_>> {
     let Sending { stdout, process } = source;
     if receivers == 1 && pace.is_none() {
         let whole = async { process.finish().await.map_err(|error| Arc::new(error.into())) };
