@@ -69,8 +69,8 @@ async fn progress_counts_real_bytes_up_to_the_end() {
     let first = runner.shared_volume(&world).await;
     let (what, _) = runner.work(first, &[("data", &noise(20 * MIB))]).await;
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let sees = Arc::clone(&seen);
-    let note = move |progress: Progress| sees.lock().unwrap().push(progress.bytes);
+    let watched = Arc::clone(&seen);
+    let note = move |progress: Progress| watched.lock().unwrap().push(progress.bytes);
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let (link, cancel) = (runner.link(&world).await, CancellationToken::new());
     let (volume, snapshot) = (what.volume, what.snapshot);
