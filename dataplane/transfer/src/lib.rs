@@ -13,6 +13,7 @@
 
 mod client;
 mod clock;
+mod compression;
 mod error;
 mod exchange;
 mod joins;

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::{
     Error, Result,
+    compression::zstd,
     exchange::{Exchange, Heard, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto},
     joins::{self, Join, Newcomer},
     stall::{Look, Watch},
@@ -353,7 +354,9 @@ impl Stream {
         }
         let Some(link) = self.lanes.get(&lane) else { return Ok(()) };
         let buffer = self.buffers.take(header.length as usize);
-        let reading = link.spawn(read_payload(stream, header, buffer, Arc::clone(&self.digester), peer));
+        let frame = header.packed.map(|bytes| self.buffers.take(bytes as usize));
+        let reading = read_payload(stream, header, (buffer, frame), Arc::clone(&self.digester), peer);
+        let reading = link.spawn(reading);
         self.under_way.insert(index, Reading { lane, task: reading.abort_handle() });
         self.events.push(Box::pin(async move {
             Event::Payload(lane, index, reading.await.unwrap_or(Err(Error::Cancelled)))
@@ -416,13 +419,20 @@ async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<(ChunkReader
 async fn read_payload(
     mut stream: ChunkReader,
     header: ChunkHeader,
-    mut buffer: Buffer,
+    (mut buffer, frame): (Buffer, Option<Buffer>),
     digester: Arc<Digester>,
     peer: Peer,
 ) -> Result<Chunk> {
-    stream.read_payload(buffer.as_mut()).await.map_err(|e| broken(e, peer))?;
+    let mut frame = frame;
+    let travels = frame.as_mut().unwrap_or(&mut buffer);
+    stream.read_payload(travels.as_mut()).await.map_err(|e| broken(e, peer))?;
     // A lane over TCP goes on while this one is looked at.
     drop(stream);
+    if let Some(frame) = frame
+        && !zstd::unpack(frame.as_ref(), buffer.as_mut())
+    {
+        return Err(ds_wire::Error::Unpack { index: header.index, length: header.length }.into());
+    }
     Ok(Chunk::verify(header, buffer.freeze(), &digester)?)
 }
 

@@ -15,6 +15,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{
     Error, Result,
+    compression::{Compression, zstd},
     exchange::{Exchange, Heard, ack_from_proto, fin_to_proto},
     joins::{self, Join, Newcomer},
     stall::Watch,
@@ -82,6 +83,10 @@ struct Sending {
     lanes: HashMap<Lane, Busy>,
     next_lane: u32,
     trial: Trial,
+    /// Known with the first block.
+    compression: Option<Compression>,
+    /// Bytes of the stream that lanes have taken.
+    handed_over: u64,
     /// Chunks that are being written, and lanes that will end some time.
     events: FuturesUnordered<BoxFuture<'static, Event>>,
     /// After the link was lost, nothing is sent before the receiver has said what it holds.
@@ -95,9 +100,15 @@ struct Busy {
     chunks: usize,
 }
 
+/// A chunk that its lane has taken.
+struct Written {
+    bytes: u64,
+    /// What travels in their place, where they were to be compressed.
+    travels: Option<u64>,
+}
+
 enum Event {
-    /// So many bytes of payload, unless it failed.
-    Written(Lane, Result<u64>),
+    Written(Lane, Result<Written>),
     Ended(Lane),
 }
 
@@ -111,6 +122,8 @@ impl Sending {
             lanes: HashMap::new(),
             next_lane: 0,
             trial: Trial::default(),
+            compression: None,
+            handed_over: 0,
             events: FuturesUnordered::new(),
             waits_for_holding: false,
             receipt: None,
@@ -124,6 +137,7 @@ impl Sending {
                 self.sender.push(&mut self.piece);
             }
             self.try_transports(exchange);
+            self.try_compression(exchange);
             self.fill_lanes();
             if self.is_through(until) {
                 break;
@@ -169,6 +183,22 @@ impl Sending {
         );
     }
 
+    /// Goes on with finding out whether compression moves more, while nothing else is tried.
+    fn try_compression(&mut self, exchange: &Exchange<'_>) {
+        if self.trial.is_under_way() {
+            return;
+        }
+        let Some(compression) = &mut self.compression else { return };
+        let Some(decision) = compression.step(time::Instant::now(), self.handed_over) else { return };
+        tracing::info!(
+            peer = %exchange.link.peer(),
+            plain_bytes_per_s = decision.plain.round(),
+            compressed_bytes_per_s = decision.compressed.round(),
+            "{}",
+            if decision.compresses { "compressed, the stream moves faster" } else { "compression does not pay any more" },
+        );
+    }
+
     /// Gives each lane that is free the next chunk. Those of a transport that is not wanted wait, unless there are no others.
     fn fill_lanes(&mut self) {
         if self.waits_for_holding {
@@ -185,7 +215,8 @@ impl Sending {
         {
             busy.chunks += 1;
             let (lane, link) = (*lane, busy.link.clone());
-            let writing = busy.link.spawn(write(link, chunk));
+            let packs = self.compression.as_mut().is_some_and(Compression::wants_next);
+            let writing = busy.link.spawn(write(link, chunk, packs));
             self.events.push(Box::pin(async move {
                 let written = writing.await.unwrap_or(Err(Error::Cancelled));
                 Event::Written(lane, written)
@@ -250,7 +281,11 @@ impl Sending {
 
     fn handle(&mut self, exchange: &Exchange<'_>, event: Event) -> Result<()> {
         match event {
-            Event::Written(lane, Ok(bytes)) => {
+            Event::Written(lane, Ok(Written { bytes, travels })) => {
+                self.handed_over += bytes;
+                if let (Some(travels), Some(compression)) = (travels, &mut self.compression) {
+                    compression.packed(time::Instant::now(), bytes, travels);
+                }
                 if let Some(busy) = self.lanes.get_mut(&lane) {
                     busy.chunks -= 1;
                     exchange.moved.carried(busy.link.transport(), bytes);
@@ -277,7 +312,10 @@ impl Sending {
     fn take(&mut self, piece: Option<std::io::Result<Bytes>>) -> Result<()> {
         self.watch.moved();
         match piece {
-            Some(piece) => self.piece = piece.map_err(Error::Pipe)?,
+            Some(piece) => {
+                self.piece = piece.map_err(Error::Pipe)?;
+                self.compression.get_or_insert_with(|| Compression::of(&self.piece, time::Instant::now()));
+            }
             None => self.ended = true,
         }
         Ok(())
@@ -310,10 +348,15 @@ impl Sending {
     }
 }
 
-async fn write(link: Link, chunk: Chunk) -> Result<u64> {
-    let header = chunk.header().encode();
-    let payload = chunk.into_payload();
-    let length = payload.len() as u64;
-    link.send_chunk(&header, payload).await?;
-    Ok(length)
+async fn write(link: Link, chunk: Chunk, packs: bool) -> Result<Written> {
+    let mut header = *chunk.header();
+    let mut travels = chunk.into_payload();
+    let bytes = travels.len() as u64;
+    if packs && let Some(frame) = zstd::pack(&travels) {
+        header.packed = u32::try_from(frame.len()).ok();
+        travels = frame;
+    }
+    let written = Written { bytes, travels: packs.then_some(travels.len() as u64) };
+    link.send_chunk(&header.encode(), travels).await?;
+    Ok(written)
 }

@@ -79,6 +79,11 @@ impl Trial {
         None
     }
 
+    /// Whether it has begun and not ended.
+    pub(crate) fn is_under_way(&self) -> bool {
+        matches!(self, Self::Quic { .. } | Self::Tcp { .. })
+    }
+
     /// Whether lanes over `transport` are to carry now.
     pub(crate) fn wants(&self, transport: Transport) -> bool {
         match self {

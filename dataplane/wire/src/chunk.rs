@@ -3,10 +3,13 @@ use bytes::Bytes;
 use crate::{Digest, Digester, Error, FULL_CHUNK, TransferId};
 
 /// The length of an encoded [`ChunkHeader`].
-pub const HEADER_BYTES: usize = 57;
+pub const HEADER_BYTES: usize = 61;
 
 /// "DSC" and the version of the encoding.
-const MAGIC: [u8; 4] = *b"DSC\x02";
+const MAGIC: [u8; 4] = *b"DSC\x03";
+/// Among the flags: how the payload travels.
+const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
 
 /// What stands in front of each chunk's payload.
 ///
@@ -14,13 +17,14 @@ const MAGIC: [u8; 4] = *b"DSC\x02";
 ///
 /// | at | length | what |
 /// | --- | --- | --- |
-/// | 0 | 4 | `DSC` and version 2 |
+/// | 0 | 4 | `DSC` and version 3 |
 /// | 4 | 16 | transfer |
 /// | 20 | 8 | index of the chunk, from 0 |
 /// | 28 | 8 | offset of its first byte in the stream |
 /// | 36 | 4 | length of the payload: 1 to [`CHUNK_BYTES`](crate::CHUNK_BYTES) |
-/// | 40 | 1 | flags: bits 0-3 the compression (0 = none), the others 0; anything else is refused |
-/// | 41 | 16 | [`Digest`] of the payload |
+/// | 40 | 1 | how it travels: 0 as it is, 1 as one frame of zstd; anything else is refused |
+/// | 41 | 16 | [`Digest`] of the payload, as it is |
+/// | 57 | 4 | length of what travels: that of the payload, or of the frame, which is shorter |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkHeader {
     /// The transfer that the chunk belongs to.
@@ -33,6 +37,8 @@ pub struct ChunkHeader {
     pub length: u32,
     /// The digest of its payload.
     pub digest: Digest,
+    /// The bytes that travel in the payload's place, where that is a frame of zstd.
+    pub packed: Option<u32>,
 }
 
 impl ChunkHeader {
@@ -44,8 +50,9 @@ impl ChunkHeader {
         bytes[20..28].copy_from_slice(&self.index.to_be_bytes());
         bytes[28..36].copy_from_slice(&self.offset.to_be_bytes());
         bytes[36..40].copy_from_slice(&self.length.to_be_bytes());
-        // Byte 40, the flags, stays 0: not compressed.
-        bytes[41..].copy_from_slice(&self.digest.0);
+        bytes[40] = if self.packed.is_some() { ZSTD } else { PLAIN };
+        bytes[41..57].copy_from_slice(&self.digest.0);
+        bytes[57..].copy_from_slice(&self.packed.unwrap_or(self.length).to_be_bytes());
         bytes
     }
 
@@ -58,14 +65,17 @@ impl ChunkHeader {
         if magic != MAGIC {
             return Err(Error::Magic { found: magic });
         }
-        let flags = bytes[40];
-        if flags != 0 {
-            return Err(Error::Flags(flags));
-        }
         let length = u32::from_be_bytes(field(bytes, 36));
         if length == 0 || u64::from(length) > FULL_CHUNK {
             return Err(Error::Length { length: length.into(), most: FULL_CHUNK });
         }
+        let travels = u32::from_be_bytes(field(bytes, 57));
+        let packed = match bytes[40] {
+            PLAIN if travels == length => None,
+            ZSTD if (1..length).contains(&travels) => Some(travels),
+            PLAIN | ZSTD => return Err(Error::Packed { length, travels }),
+            unknown => return Err(Error::Flags(unknown)),
+        };
         let index = u64::from_be_bytes(field(bytes, 20));
         let offset = u64::from_be_bytes(field(bytes, 28));
         if offset.checked_add(length.into()).is_none() {
@@ -77,6 +87,7 @@ impl ChunkHeader {
             offset,
             length,
             digest: Digest(field(bytes, 41)),
+            packed,
         })
     }
 
@@ -111,7 +122,7 @@ impl Chunk {
     ) -> Self {
         let length = u32::try_from(payload.len()).expect("a chunk is at most CHUNK_BYTES long");
         let digest = digester.of(index, &payload);
-        Self { header: ChunkHeader { transfer, index, offset, length, digest }, payload }
+        Self { header: ChunkHeader { transfer, index, offset, length, digest, packed: None }, payload }
     }
 
     /// Checks a payload that arrived against its header: length, then digest.
@@ -163,13 +174,15 @@ mod tests {
             offset: 2,
             length: 3,
             digest: Digest([0xcd; 16]),
+            packed: Some(2),
         };
-        let mut expected = b"DSC\x02".to_vec();
+        let mut expected = b"DSC\x03".to_vec();
         expected.extend([0xab; 16]);
         expected.extend([0, 0, 0, 0, 0, 0, 0, 1]);
         expected.extend([0, 0, 0, 0, 0, 0, 0, 2]);
-        expected.extend([0, 0, 0, 3, 0]);
+        expected.extend([0, 0, 0, 3, 1]);
         expected.extend([0xcd; 16]);
+        expected.extend([0, 0, 0, 2]);
         assert_eq!(header.encode().as_slice(), expected);
     }
 
@@ -182,11 +195,14 @@ mod tests {
         };
         assert!(matches!(with(0, b"HTTP"), Err(Error::Magic { .. })));
         assert!(matches!(with(3, &[1]), Err(Error::Magic { .. })), "another version");
-        assert_eq!(with(40, &[1]), Err(Error::Flags(1)));
+        assert_eq!(with(40, &[2]), Err(Error::Flags(2)));
         assert_eq!(with(40, &[0x80]), Err(Error::Flags(0x80)));
+        assert!(matches!(with(40, &[1]), Err(Error::Packed { .. })), "a frame no shorter than the payload");
+        assert!(matches!(with(57, &[0; 4]), Err(Error::Packed { .. })));
         assert!(matches!(with(36, &[0; 4]), Err(Error::Length { length: 0, .. })));
         assert!(matches!(with(36, &0x0010_0001_u32.to_be_bytes()), Err(Error::Length { .. })));
-        assert!(with(36, &0x0010_0000_u32.to_be_bytes()).is_ok(), "a full chunk");
+        let full = ChunkHeader { length: 0x0010_0000, ..ChunkHeader::decode(&bytes_of_a_header()).unwrap() };
+        assert_eq!(ChunkHeader::decode(&full.encode()), Ok(full), "a full chunk");
         assert!(matches!(with(28, &[0xff; 8]), Err(Error::Offset { .. })));
     }
 
@@ -213,8 +229,11 @@ mod tests {
             offset in 0..u64::MAX - FULL_CHUNK,
             length in 1..=0x0010_0000_u32,
             digest in uniform16(any::<u8>()),
+            packed in prop::option::of(1..0x0010_0000_u32),
         ) {
-            let header = ChunkHeader { transfer: TransferId(transfer), index, offset, length, digest: Digest(digest) };
+            let (transfer, digest) = (TransferId(transfer), Digest(digest));
+            let packed = packed.filter(|packed| *packed < length);
+            let header = ChunkHeader { transfer, index, offset, length, digest, packed };
             prop_assert_eq!(ChunkHeader::decode(&header.encode()), Ok(header));
         }
 
@@ -222,8 +241,9 @@ mod tests {
         fn any_bytes_decode_or_are_refused(mut bytes in prop::collection::vec(any::<u8>(), HEADER_BYTES), ours: bool) {
             if ours {
                 bytes[..4].copy_from_slice(&MAGIC);
-                bytes[40] = 0;
+                bytes[40] &= 1;
                 bytes[36] = 0;
+                bytes[57] = 0;
             }
             let bytes: [u8; HEADER_BYTES] = bytes.try_into().unwrap();
             if let Ok(header) = ChunkHeader::decode(&bytes) {

@@ -14,9 +14,25 @@ pub enum Error {
         /// The first four bytes.
         found: [u8; 4],
     },
-    /// A flag that this version does not know.
-    #[error("chunk has unknown flags {0:#04x}: update the receiving node")]
+    /// A way to travel that this version does not know.
+    #[error("chunk travels in an unknown form {0:#04x}: update the receiving node")]
     Flags(u8),
+    /// What travels cannot be the payload that the header describes.
+    #[error("chunk of {length} bytes travels as {travels}: that is not its length, or longer than it is")]
+    Packed {
+        /// Of the payload.
+        length: u32,
+        /// Of what travels.
+        travels: u32,
+    },
+    /// What travelled is no frame of zstd, or holds something else than was announced.
+    #[error("chunk {index} cannot be decompressed to {length} bytes")]
+    Unpack {
+        /// Of the chunk.
+        index: u64,
+        /// By the header.
+        length: u32,
+    },
     /// A header length that no chunk may have.
     #[error("chunk of {length} bytes: a chunk has 1 to {most} bytes")]
     Length {

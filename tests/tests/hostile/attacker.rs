@@ -126,6 +126,7 @@ impl Opened {
             offset: place * CHUNK_BYTES as u64,
             length: u32::try_from(payload.len()).expect("a chunk's length fits"),
             digest: Digester::new(self.transfer).of(index, payload),
+            packed: None,
         };
         let header = header.encode();
         let _ = timeout(PATIENCE, self.link.send_chunk(&header, payload.clone())).await;

@@ -216,6 +216,7 @@ impl Hostile {
             offset: index * ds_wire::CHUNK_BYTES as u64,
             length: u32::try_from(payload.len()).unwrap(),
             digest: Digester::new(self.transfer).of(index, &Bytes::copy_from_slice(payload)),
+            packed: None,
         }
     }
 
@@ -242,7 +243,7 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
     let first = runner.shared_volume(&world).await;
     let (what, guid) = runner.work(first, &[("data", b"x")]).await;
     let noise = noise(ds_wire::CHUNK_BYTES as u64);
-    for attack in 0..9 {
+    for attack in 0..11 {
         let mut hostile = Hostile::open(&world, &runner, what, guid).await;
         let good = hostile.header(0, &noise);
         match attack {
@@ -265,6 +266,15 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
                     }
                 }
             }
+            8 => {
+                let header = ChunkHeader { packed: Some(1000), ..good };
+                hostile.send(&header.encode(), &noise[..1000]).await;
+            }
+            9 => {
+                let bomb = zstd::bulk::compress(&[0; 64 << 20], 1).unwrap();
+                let packed = u32::try_from(bomb.len()).ok();
+                hostile.send(&ChunkHeader { packed, ..good }.encode(), &bomb).await;
+            }
             7 => {
                 let fin = Fin { bytes: u64::MAX, chunks: 3, digest: vec![0; 16] };
                 let fin = TransferControl { message: Some(Message::Fin(fin)) };
@@ -280,7 +290,7 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
         let abort = hostile.abort().await;
         let expected = [AbortCode::Corrupt, AbortCode::Failed];
         assert!(expected.contains(&abort.code()), "attack {attack}: {abort:?}");
-        if ![4, 6, 8].contains(&attack) {
+        if ![4, 6, 10].contains(&attack) {
             assert_eq!(abort.code(), AbortCode::Corrupt, "attack {attack}: {abort:?}");
         }
         nothing_remains(&world, what).await;

@@ -4,7 +4,9 @@
 
 mod faults;
 mod lost_links;
+mod path;
 mod requests;
+mod slow_links;
 mod support;
 mod transfers;
 mod trees;
