@@ -163,7 +163,7 @@ fn a_reader_that_goes_away_breaks_the_pipe_of_its_writer() {
 #[test]
 fn what_could_never_move_is_refused() {
     let (reading_end, _writing_end) = pipe();
-    let _inside = runtime();
-    let _inside = _inside.enter();
+    let runtime = runtime();
+    let _inside = runtime.enter();
     assert_eq!(BlockReader::new(reading_end, 0).unwrap_err().kind(), ErrorKind::InvalidInput);
 }

@@ -64,11 +64,13 @@ impl Compression {
     /// Of a stream that begins with `first`: it has to be one of ZFS, whose blocks travel as they are read.
     pub(crate) fn of(first: &[u8], now: Instant) -> Self {
         let mut reader = StreamReader::new();
-        let beginning = &first[..first.len().min(BEGIN_BYTES)];
-        let begin = reader.push(beginning).ok().and_then(|()| reader.begin());
-        let packed = StreamFeatures::COMPRESSED | StreamFeatures::RAW;
+        let head = &first[..first.len().min(BEGIN_BYTES)];
+        let begin = reader.push(head).ok().and_then(|()| reader.begin());
+        let as_on_disk = StreamFeatures::COMPRESSED | StreamFeatures::RAW;
         let step = match begin {
-            Some(begin) if !begin.features.intersects(packed) => Step::Resting { until: now + FIRST_REST },
+            Some(begin) if !begin.features.intersects(as_on_disk) => {
+                Step::Resting { until: now + FIRST_REST }
+            }
             _ => Step::Never,
         };
         Self { on: false, rest: FIRST_REST, step }
