@@ -55,7 +55,8 @@ enum Step {
 /// The outcome of a trial, in bytes of the stream per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Decision {
-    pub(crate) compresses: bool,
+    /// Whether it moves enough more.
+    pub(crate) pays: bool,
     pub(crate) plain: f64,
     pub(crate) compressed: f64,
 }
@@ -113,11 +114,11 @@ impl Compression {
                     return None;
                 };
                 let (plain, compressed) = if on { (other, rate) } else { (rate, other) };
-                let compresses = compressed * 100.0 >= plain * WORTH_PERCENT;
-                let same = compresses == self.on;
-                self.on = compresses;
+                let pays = compressed * 100.0 >= plain * WORTH_PERCENT;
+                let same = pays == self.on;
+                self.on = pays;
                 self.rest(now, same);
-                return (!same).then_some(Decision { compresses, plain, compressed });
+                return (!same).then_some(Decision { pays, plain, compressed });
             }
             _ => {}
         }
@@ -165,7 +166,7 @@ mod tests {
         fn send(&mut self, seconds: u64, plain: u64, compressed: u64, percent: u64) -> Vec<bool> {
             let (mut decisions, end) = (Vec::new(), self.now + Duration::from_secs(seconds));
             while self.now < end {
-                decisions.extend(self.compression.step(self.now, self.sent).map(|d| d.compresses));
+                decisions.extend(self.compression.step(self.now, self.sent).map(|d| d.pays));
                 let packs = self.compression.wants_next();
                 self.now += 1000 * MS / u32::try_from(if packs { compressed } else { plain }).unwrap();
                 self.sent += MIB;

@@ -195,7 +195,7 @@ impl Sending {
             plain_bytes_per_s = decision.plain.round(),
             compressed_bytes_per_s = decision.compressed.round(),
             "{}",
-            if decision.compresses { "compressed, the stream moves faster" } else { "compression does not pay any more" },
+            if decision.pays { "compressed, the stream moves faster" } else { "compression does not pay any more" },
         );
     }
 
