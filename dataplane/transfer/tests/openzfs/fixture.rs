@@ -116,11 +116,11 @@ pub(crate) async fn cancelled(world: &World, runner: &Runner, direction: Directi
     let (link, cancel) = (runner.link(world).await, CancellationToken::new());
     let seen = Arc::new(Mutex::new(0));
     let ticket = world.signer.sign(&world.ticket(runner, direction, what));
-    let (sees, cancels) = (Arc::clone(&seen), cancel.clone());
+    let (watched, ended) = (Arc::clone(&seen), cancel.clone());
     let note = move |progress: Progress| {
-        *sees.lock().unwrap() = progress.bytes;
+        *watched.lock().unwrap() = progress.bytes;
         if progress.bytes >= PART {
-            cancels.cancel();
+            ended.cancel();
         }
     };
     let What { volume, snapshot, .. } = what;
