@@ -271,7 +271,7 @@ async fn a_hostile_sender_is_cut_off_and_leaves_nothing() {
                 hostile.send(&header.encode(), &noise[..1000]).await;
             }
             9 => {
-                let bomb = zstd::bulk::compress(&[0; 64 << 20], 1).unwrap();
+                let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 1).unwrap();
                 let packed = u32::try_from(bomb.len()).ok();
                 hostile.send(&ChunkHeader { packed, ..good }.encode(), &bomb).await;
             }

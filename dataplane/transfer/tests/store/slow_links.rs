@@ -13,10 +13,10 @@ async fn what_shrinks_is_compressed_where_the_line_is_slow() {
     let world = World::start().await;
     let runner = world.runner().await;
     let first = runner.shared_volume(&world).await;
-    let mut line = 0_u64;
+    let mut number = 0_u64;
     let text: Vec<u8> = std::iter::from_fn(|| {
-        line += 1;
-        Some(format!("step {line:9} loss 0.{:06}\n", line * 7919 % 1_000_003).into_bytes())
+        number += 1;
+        Some(format!("step {number:9} loss 0.{:06}\n", number * 7919 % 1_000_003).into_bytes())
     })
     .flatten()
     .take(usize::try_from(192 * MIB).unwrap())
