@@ -105,7 +105,7 @@ async fn fetch(
     exchange.estimate = (plan.estimate_bytes > 0).then_some(plan.estimate_bytes);
     let (plan, start) = plans::from_proto(peer, (volume, snapshot), &plan)?;
     let intake = outset::make_room(volumes, &plan, start).await?;
-    let received = receiving::receive(exchange, chunks, intake).await?;
+    let received = receiving::receive(exchange, chunks, intake, None).await?;
     let mut receipt = receipt(peer.node, exchange.transfer, (volume, snapshot), received.guid);
     receipt.stream_bytes = received.fin.bytes;
     receipt.digest = received.fin.digest.0.to_vec();

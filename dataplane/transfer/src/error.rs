@@ -27,6 +27,9 @@ pub enum Error {
     /// The machine gives a transfer no thread.
     #[error("no thread for the transfer")]
     Thread(#[source] io::Error),
+    /// The spool of what had arrived could not be read.
+    #[error("the spool could not be read")]
+    Spool(#[source] io::Error),
     /// A file of the store could not be read or written.
     #[error("could not {action} {path}")]
     File {
@@ -151,7 +154,7 @@ impl Error {
             Self::Link(_) | Self::Stalled { .. } | Self::Unanswered { .. } => ErrorKind::Link,
             Self::NotLinked(e) | Self::Read(e) => e.kind(),
             Self::Volumes(e) => of_volumes(e),
-            Self::Pipe(_) | Self::Thread(_) | Self::File { .. } => ErrorKind::Failed,
+            Self::Pipe(_) | Self::Thread(_) | Self::Spool(_) | Self::File { .. } => ErrorKind::Failed,
             Self::NoSnapshot(_) | Self::NoTree(_) => ErrorKind::NoSnapshot,
             Self::NoBase(_) => ErrorKind::NoBase,
             Self::Busy(_) => ErrorKind::Busy,

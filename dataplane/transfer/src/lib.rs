@@ -24,6 +24,7 @@ mod plans;
 pub mod receipt;
 mod receiving;
 mod sending;
+mod spool;
 mod stall;
 pub mod store;
 mod store_client;

@@ -6,8 +6,10 @@ use std::{collections::HashMap, future::pending, sync::Arc};
 use bytes::{Bytes, BytesMut};
 use ds_blockio::{BlockWriter, Buffer, Buffers};
 use ds_link::{ChunkReader, Chunks, Control, HEAD_BYTES, Link, Peer};
-use ds_proto::v1::{Holding, transfer_control::Message};
-use ds_wire::{Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digester, Fin, HEADER_BYTES, Lane, Receiver};
+use ds_proto::v1::{Holding, Spooled, transfer_control::Message};
+use ds_wire::{
+    Admission, CHUNK_BYTES, Chunk, ChunkHeader, Digest, Digester, Fin, Form, HEADER_BYTES, Lane, Receiver,
+};
 use ds_zfs::{BEGIN_BYTES, SnapshotGuid, StreamReader};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::task::AbortHandle;
@@ -17,6 +19,7 @@ use crate::{
     compression::zstd,
     exchange::{Exchange, Heard, WINDOW_BYTES, ack_from_wire, ack_to_proto, fin_from_proto},
     joins::{self, Join, Newcomer},
+    spool::Spool,
     stall::{Look, Watch},
 };
 
@@ -29,14 +32,16 @@ pub(crate) struct Received {
     pub(crate) guid: SnapshotGuid,
 }
 
-/// Receives a stream into `intake` and acknowledges what is written. On an error nothing of it remains on the pool,
+/// Receives a stream into `intake` and acknowledges what is written. What is in the spool does not travel again. On an error nothing of it remains on the pool,
 /// except what the next attempt goes on with; telling the other end is up to the caller.
 pub(crate) async fn receive(
     exchange: &mut Exchange<'_>,
     chunks: Chunks,
     intake: ds_zfs::Intake,
+    spool: Option<Spool>,
 ) -> Result<Received> {
     let mut stream = Stream::new(exchange, chunks)?;
+    stream.use_spool(spool);
     let beginning = stream.beginning(exchange).await?;
     let ds_zfs::Receiving { stdin, stream: mut records, process } = intake.begin(&beginning)?;
     stream.watch.watch(process.progress());
@@ -80,6 +85,7 @@ struct Stream {
     receiver: Receiver,
     digester: Arc<Digester>,
     buffers: Arc<Buffers>,
+    spool: Option<Arc<Spool>>,
     lanes: HashMap<Lane, Link>,
     next_lane: u32,
     /// Chunks whose payload is being read.
@@ -121,6 +127,8 @@ enum Event {
     Next(Lane, Chunks, Option<ChunkReader>),
     Header(Lane, Result<(ChunkReader, ChunkHeader)>),
     Payload(Lane, u64, Result<Chunk>),
+    /// What lies in the spool, from this chunk on.
+    Spooled(u64, Vec<Digest>),
     /// So much of the stream is written.
     Written(u64),
     /// Nothing has moved for a while.
@@ -133,6 +141,7 @@ impl Stream {
             receiver: Receiver::new(exchange.transfer, WINDOW_BYTES)?,
             digester: Arc::new(Digester::new(exchange.transfer)),
             buffers: Buffers::new(CHUNK_BYTES),
+            spool: None,
             lanes: HashMap::new(),
             next_lane: 0,
             under_way: HashMap::new(),
@@ -144,6 +153,31 @@ impl Stream {
         };
         stream.add_lane(exchange.link.clone(), chunks);
         Ok(stream)
+    }
+
+    fn use_spool(&mut self, spool: Option<Spool>) {
+        self.spool = spool.map(Arc::new);
+        self.read_spool(0);
+    }
+
+    /// Looks at what the spool has, from this chunk on.
+    fn read_spool(&mut self, first: u64) {
+        let Some(spool) = self.spool.clone() else { return };
+        let digester = Arc::clone(&self.digester);
+        self.events.push(Box::pin(async move {
+            // What cannot be read is sent again.
+            Event::Spooled(first, spool.digests(first, digester).await.unwrap_or_default())
+        }));
+    }
+
+    async fn tell_spooled(&mut self, exchange: &mut Exchange<'_>, first: u64, digests: Vec<Digest>) {
+        if digests.is_empty() {
+            return;
+        }
+        self.read_spool(first + digests.len() as u64);
+        let digests = digests.iter().flat_map(|digest| digest.0).collect();
+        // If the link is lost, listening to it says so, and the rest is sent.
+        let _ = exchange.tell(Message::Spooled(Spooled { first, digests })).await;
     }
 
     /// Takes a link in as a lane, if it is one.
@@ -266,6 +300,7 @@ impl Stream {
             Event::Header(lane, Err(error)) | Event::Payload(lane, _, Err(error)) => {
                 self.broken(lane, error)?;
             }
+            Event::Spooled(first, digests) => self.tell_spooled(exchange, first, digests).await,
             Event::Written(total) => self.acknowledge(exchange, total).await,
             Event::Still => self.look(exchange).await?,
         }
@@ -354,8 +389,13 @@ impl Stream {
         }
         let Some(link) = self.lanes.get(&lane) else { return Ok(()) };
         let buffer = self.buffers.take(header.length as usize);
-        let frame = header.packed.map(|bytes| self.buffers.take(bytes as usize));
-        let reading = read_payload(stream, header, (buffer, frame), Arc::clone(&self.digester), peer);
+        let place = match (header.form, &self.spool) {
+            (Form::Plain, _) => Place::Lane,
+            (Form::Zstd(bytes), _) => Place::Frame(self.buffers.take(bytes as usize)),
+            (Form::Spooled, Some(spool)) => Place::Spool(Arc::clone(spool)),
+            (Form::Spooled, None) => return Err(Error::protocol(peer, "it leaves out what is not here")),
+        };
+        let reading = read_payload(stream, header, (buffer, place), Arc::clone(&self.digester), peer);
         let reading = link.spawn(reading);
         self.under_way.insert(index, Reading { lane, task: reading.abort_handle() });
         self.events.push(Box::pin(async move {
@@ -370,8 +410,15 @@ impl Stream {
 
     fn accept(&mut self, chunk: Chunk, peer: Peer) -> Result<()> {
         let index = chunk.header().index;
+        let new = chunk.header().form != Form::Spooled;
+        let kept = self.spool.as_ref().filter(|_| new).map(|spool| (spool, chunk.clone()));
         match self.receiver.accept(chunk)? {
-            Admission::New => Ok(()),
+            Admission::New => {
+                if let Some((spool, chunk)) = kept {
+                    spool.keep(&chunk);
+                }
+                Ok(())
+            }
             Admission::Duplicate => self.count_copy(index, peer),
         }
     }
@@ -416,22 +463,42 @@ async fn read_header(mut stream: ChunkReader, peer: Peer) -> Result<(ChunkReader
     Ok((stream, ChunkHeader::decode(&bytes)?))
 }
 
+/// Where a payload comes from.
+enum Place {
+    Lane,
+    /// Compressed, for which there is this room.
+    Frame(Buffer),
+    Spool(Arc<Spool>),
+}
+
 async fn read_payload(
     mut stream: ChunkReader,
     header: ChunkHeader,
-    (mut buffer, frame): (Buffer, Option<Buffer>),
+    (mut buffer, place): (Buffer, Place),
     digester: Arc<Digester>,
     peer: Peer,
 ) -> Result<Chunk> {
-    let mut frame = frame;
-    let travels = frame.as_mut().unwrap_or(&mut buffer);
-    stream.read_payload(travels.as_mut()).await.map_err(|e| broken(e, peer))?;
-    // A lane over TCP goes on while this one is looked at.
-    drop(stream);
-    if let Some(frame) = frame
-        && !zstd::unpack(frame.as_ref(), buffer.as_mut())
-    {
-        return Err(ds_wire::Error::Unpack { index: header.index, length: header.length }.into());
+    let broken = |e| broken(e, peer);
+    match place {
+        Place::Lane => {
+            stream.read_payload(buffer.as_mut()).await.map_err(broken)?;
+            // A lane over TCP goes on while this one is looked at.
+            drop(stream);
+        }
+        Place::Frame(mut frame) => {
+            stream.read_payload(frame.as_mut()).await.map_err(broken)?;
+            drop(stream);
+            if !zstd::unpack(frame.as_ref(), buffer.as_mut()) {
+                return Err(ds_wire::Error::Unpack { index: header.index, length: header.length }.into());
+            }
+        }
+        Place::Spool(spool) => {
+            stream.read_payload(&mut []).await.map_err(broken)?;
+            drop(stream);
+            let read = spool.read(&header, buffer).await.map_err(Error::Spool);
+            let chunk = read.and_then(|read| Ok(Chunk::verify(header, read.freeze(), &digester)?));
+            return chunk.inspect_err(|_| spool.discard());
+        }
     }
     Ok(Chunk::verify(header, buffer.freeze(), &digester)?)
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use ds_blockio::BlockReader;
 use ds_link::{Control, Link};
 use ds_proto::v1::{Holding, SignedReceipt, transfer_control::Message};
-use ds_wire::{CHUNK_BYTES, Chunk, Fin, Lane, Sender};
+use ds_wire::{CHUNK_BYTES, Chunk, Digest, Fin, Form, Lane, Sender};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use crate::{
@@ -24,6 +24,9 @@ use crate::{
 
 /// Chunks that are handed to a lane at once. More would only wait in its buffer.
 const CHUNKS_AT_ONCE: usize = 2;
+
+/// Chunks in the receiver's spool that are remembered here: 1 TiB of them. What is beyond is sent.
+const MOST_SPOOLED: usize = 1 << 20;
 
 /// What was sent, and the receiver's word that it has it.
 pub(crate) struct Sent {
@@ -83,6 +86,8 @@ struct Sending {
     lanes: HashMap<Lane, Busy>,
     next_lane: u32,
     trial: Trial,
+    /// What is in the receiver's spool, by index.
+    spooled: HashMap<u64, Digest>,
     /// Known with the first block.
     compression: Option<Compression>,
     /// Bytes of the stream that lanes have taken.
@@ -122,6 +127,7 @@ impl Sending {
             lanes: HashMap::new(),
             next_lane: 0,
             trial: Trial::default(),
+            spooled: HashMap::new(),
             compression: None,
             handed_over: 0,
             events: FuturesUnordered::new(),
@@ -215,8 +221,15 @@ impl Sending {
         {
             busy.chunks += 1;
             let (lane, link) = (*lane, busy.link.clone());
-            let packs = self.compression.as_mut().is_some_and(Compression::wants_next);
-            let writing = busy.link.spawn(write(link, chunk, packs));
+            let header = chunk.header();
+            let packing = if self.spooled.remove(&header.index) == Some(header.digest) {
+                Packing::Spooled
+            } else if self.compression.as_mut().is_some_and(Compression::wants_next) {
+                Packing::Compressed
+            } else {
+                Packing::Plain
+            };
+            let writing = busy.link.spawn(write(link, chunk, packing));
             self.events.push(Box::pin(async move {
                 let written = writing.await.unwrap_or(Err(Error::Cancelled));
                 Event::Written(lane, written)
@@ -336,6 +349,13 @@ impl Sending {
                 self.waits_for_holding = false;
                 Ok(())
             }
+            Message::Spooled(spooled) => {
+                let (digests, _) = spooled.digests.as_chunks();
+                let digests = (spooled.first..).zip(digests.iter().map(|digest| Digest(*digest)));
+                let room = MOST_SPOOLED.saturating_sub(self.spooled.len());
+                self.spooled.extend(digests.take(room));
+                Ok(())
+            }
             Message::Receipt(receipt) if self.sender.is_done() => {
                 self.receipt = Some(receipt);
                 Ok(())
@@ -348,15 +368,32 @@ impl Sending {
     }
 }
 
-async fn write(link: Link, chunk: Chunk, packs: bool) -> Result<Written> {
+/// How a chunk is to travel.
+enum Packing {
+    Plain,
+    Compressed,
+    /// As a header alone.
+    Spooled,
+}
+
+async fn write(link: Link, chunk: Chunk, packing: Packing) -> Result<Written> {
     let mut header = *chunk.header();
     let mut travels = chunk.into_payload();
-    let bytes = travels.len() as u64;
-    if packs && let Some(frame) = zstd::pack(&travels) {
-        header.packed = u32::try_from(frame.len()).ok();
-        travels = frame;
+    let mut written = Written { bytes: travels.len() as u64, travels: None };
+    match packing {
+        Packing::Plain => {}
+        Packing::Compressed => {
+            if let Some(frame) = zstd::pack(&travels) {
+                header.form = Form::Zstd(u32::try_from(frame.len()).expect("it is shorter than a chunk"));
+                travels = frame;
+            }
+            written.travels = Some(travels.len() as u64);
+        }
+        Packing::Spooled => {
+            header.form = Form::Spooled;
+            travels = Bytes::new();
+        }
     }
-    let written = Written { bytes, travels: packs.then_some(travels.len() as u64) };
     link.send_chunk(&header.encode(), travels).await?;
     Ok(written)
 }

@@ -10,6 +10,7 @@ const MAGIC: [u8; 4] = *b"DSC\x03";
 /// Among the flags: how the payload travels.
 const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
+const SPOOLED: u8 = 2;
 
 /// What stands in front of each chunk's payload.
 ///
@@ -22,9 +23,9 @@ const ZSTD: u8 = 1;
 /// | 20 | 8 | index of the chunk, from 0 |
 /// | 28 | 8 | offset of its first byte in the stream |
 /// | 36 | 4 | length of the payload: 1 to [`CHUNK_BYTES`](crate::CHUNK_BYTES) |
-/// | 40 | 1 | how it travels: 0 as it is, 1 as one frame of zstd; anything else is refused |
+/// | 40 | 1 | how it travels: 0 as it is, 1 as one frame of zstd, 2 not at all; anything else is refused |
 /// | 41 | 16 | [`Digest`] of the payload, as it is |
-/// | 57 | 4 | length of what travels: that of the payload, or of the frame, which is shorter |
+/// | 57 | 4 | length of what travels: that of the payload, or of the frame, which is shorter, or 0 |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkHeader {
     /// The transfer that the chunk belongs to.
@@ -37,8 +38,19 @@ pub struct ChunkHeader {
     pub length: u32,
     /// The digest of its payload.
     pub digest: Digest,
-    /// The bytes that travel in the payload's place, where that is a frame of zstd.
-    pub packed: Option<u32>,
+    /// What travels in the payload's place.
+    pub form: Form,
+}
+
+/// How a payload travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Plain,
+    /// As one frame of zstd with so many bytes, fewer than its own.
+    Zstd(u32),
+    /// Not at all: the receiver has it in its spool.
+    Spooled,
 }
 
 impl ChunkHeader {
@@ -50,9 +62,14 @@ impl ChunkHeader {
         bytes[20..28].copy_from_slice(&self.index.to_be_bytes());
         bytes[28..36].copy_from_slice(&self.offset.to_be_bytes());
         bytes[36..40].copy_from_slice(&self.length.to_be_bytes());
-        bytes[40] = if self.packed.is_some() { ZSTD } else { PLAIN };
+        let (form, travels) = match self.form {
+            Form::Plain => (PLAIN, self.length),
+            Form::Zstd(bytes) => (ZSTD, bytes),
+            Form::Spooled => (SPOOLED, 0),
+        };
+        bytes[40] = form;
         bytes[41..57].copy_from_slice(&self.digest.0);
-        bytes[57..].copy_from_slice(&self.packed.unwrap_or(self.length).to_be_bytes());
+        bytes[57..].copy_from_slice(&travels.to_be_bytes());
         bytes
     }
 
@@ -70,10 +87,11 @@ impl ChunkHeader {
             return Err(Error::Length { length: length.into(), most: FULL_CHUNK });
         }
         let travels = u32::from_be_bytes(field(bytes, 57));
-        let packed = match bytes[40] {
-            PLAIN if travels == length => None,
-            ZSTD if (1..length).contains(&travels) => Some(travels),
-            PLAIN | ZSTD => return Err(Error::Packed { length, travels }),
+        let form = match bytes[40] {
+            PLAIN if travels == length => Form::Plain,
+            ZSTD if (1..length).contains(&travels) => Form::Zstd(travels),
+            SPOOLED if travels == 0 => Form::Spooled,
+            PLAIN | ZSTD | SPOOLED => return Err(Error::Travels { length, travels }),
             unknown => return Err(Error::Flags(unknown)),
         };
         let index = u64::from_be_bytes(field(bytes, 20));
@@ -87,7 +105,7 @@ impl ChunkHeader {
             offset,
             length,
             digest: Digest(field(bytes, 41)),
-            packed,
+            form,
         })
     }
 
@@ -122,7 +140,7 @@ impl Chunk {
     ) -> Self {
         let length = u32::try_from(payload.len()).expect("a chunk is at most CHUNK_BYTES long");
         let digest = digester.of(index, &payload);
-        Self { header: ChunkHeader { transfer, index, offset, length, digest, packed: None }, payload }
+        Self { header: ChunkHeader { transfer, index, offset, length, digest, form: Form::Plain }, payload }
     }
 
     /// Checks a payload that arrived against its header: length, then digest.
@@ -174,7 +192,7 @@ mod tests {
             offset: 2,
             length: 3,
             digest: Digest([0xcd; 16]),
-            packed: Some(2),
+            form: Form::Zstd(2),
         };
         let mut expected = b"DSC\x03".to_vec();
         expected.extend([0xab; 16]);
@@ -195,10 +213,10 @@ mod tests {
         };
         assert!(matches!(with(0, b"HTTP"), Err(Error::Magic { .. })));
         assert!(matches!(with(3, &[1]), Err(Error::Magic { .. })), "another version");
-        assert_eq!(with(40, &[2]), Err(Error::Flags(2)));
+        assert_eq!(with(40, &[3]), Err(Error::Flags(3)));
         assert_eq!(with(40, &[0x80]), Err(Error::Flags(0x80)));
-        assert!(matches!(with(40, &[1]), Err(Error::Packed { .. })), "a frame no shorter than the payload");
-        assert!(matches!(with(57, &[0; 4]), Err(Error::Packed { .. })));
+        assert!(matches!(with(40, &[1]), Err(Error::Travels { .. })), "a frame no shorter than the payload");
+        assert!(matches!(with(57, &[0; 4]), Err(Error::Travels { .. })));
         assert!(matches!(with(36, &[0; 4]), Err(Error::Length { length: 0, .. })));
         assert!(matches!(with(36, &0x0010_0001_u32.to_be_bytes()), Err(Error::Length { .. })));
         let full = ChunkHeader { length: 0x0010_0000, ..ChunkHeader::decode(&bytes_of_a_header()).unwrap() };
@@ -229,11 +247,15 @@ mod tests {
             offset in 0..u64::MAX - FULL_CHUNK,
             length in 1..=0x0010_0000_u32,
             digest in uniform16(any::<u8>()),
-            packed in prop::option::of(1..0x0010_0000_u32),
+            form in 0..3_u32,
         ) {
             let (transfer, digest) = (TransferId(transfer), Digest(digest));
-            let packed = packed.filter(|packed| *packed < length);
-            let header = ChunkHeader { transfer, index, offset, length, digest, packed };
+            let form = match form {
+                1 if length > 1 => Form::Zstd(length / 2),
+                2 => Form::Spooled,
+                _ => Form::Plain,
+            };
+            let header = ChunkHeader { transfer, index, offset, length, digest, form };
             prop_assert_eq!(ChunkHeader::decode(&header.encode()), Ok(header));
         }
 
@@ -241,7 +263,7 @@ mod tests {
         fn any_bytes_decode_or_are_refused(mut bytes in prop::collection::vec(any::<u8>(), HEADER_BYTES), ours: bool) {
             if ours {
                 bytes[..4].copy_from_slice(&MAGIC);
-                bytes[40] &= 1;
+                bytes[40] &= 3;
                 bytes[36] = 0;
                 bytes[57] = 0;
             }

@@ -18,8 +18,8 @@ pub enum Error {
     #[error("chunk travels in an unknown form {0:#04x}: update the receiving node")]
     Flags(u8),
     /// What travels cannot be the payload that the header describes.
-    #[error("chunk of {length} bytes travels as {travels}: that is not its length, or longer than it is")]
-    Packed {
+    #[error("chunk of {length} bytes travels as {travels}, which does not fit its form")]
+    Travels {
         /// Of the payload.
         length: u32,
         /// Of what travels.

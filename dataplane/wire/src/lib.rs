@@ -28,7 +28,7 @@ mod simulation;
 
 use std::fmt;
 
-pub use chunk::{Chunk, ChunkHeader, HEADER_BYTES};
+pub use chunk::{Chunk, ChunkHeader, Form, HEADER_BYTES};
 pub use digest::{Digest, Digester, StreamDigest};
 pub use error::Error;
 pub use receiver::{Admission, Receiver};

@@ -207,7 +207,7 @@ pub mod transfer_reply {
 /// After the opening, both directions of the control stream carry these.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TransferControl {
-    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "transfer_control::Message", tags = "1, 2, 3, 4, 5, 7, 6")]
     pub message: ::core::option::Option<transfer_control::Message>,
 }
 /// Nested message and enum types in `TransferControl`.
@@ -224,6 +224,8 @@ pub mod transfer_control {
         Abort(super::Abort),
         #[prost(message, tag = "5")]
         Holding(super::Holding),
+        #[prost(message, tag = "7")]
+        Spooled(super::Spooled),
         /// push: what is coming, before anything else
         #[prost(message, tag = "6")]
         Plan(super::Plan),
@@ -236,6 +238,16 @@ pub struct Holding {
     pub written: ::core::option::Option<Ack>,
     #[prost(uint64, repeated, tag = "2")]
     pub ahead: ::prost::alloc::vec::Vec<u64>,
+}
+/// Chunks that an earlier attempt left in the receiver's spool. Those that the sender has the same of travel as a header alone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Spooled {
+    /// index of the first
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    /// 16 for each, under the key of this transfer
+    #[prost(bytes = "vec", tag = "2")]
+    pub digests: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ack {

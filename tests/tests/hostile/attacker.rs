@@ -11,7 +11,7 @@ use ds_proto::v1::{
     stream_open::Kind, transfer_control::Message, transfer_reply::Reply,
 };
 use ds_tests::{Cloud, cloud::What, mover::Way};
-use ds_wire::{CHUNK_BYTES, ChunkHeader, Digester, TransferId};
+use ds_wire::{CHUNK_BYTES, ChunkHeader, Digester, Form, TransferId};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -126,7 +126,7 @@ impl Opened {
             offset: place * CHUNK_BYTES as u64,
             length: u32::try_from(payload.len()).expect("a chunk's length fits"),
             digest: Digester::new(self.transfer).of(index, payload),
-            packed: None,
+            form: Form::Plain,
         };
         let header = header.encode();
         let _ = timeout(PATIENCE, self.link.send_chunk(&header, payload.clone())).await;

@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use ds_domain::ids::{SnapshotId, VolumeId};
@@ -13,7 +13,7 @@ use ds_zfs::Volumes;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Error, Result, error::in_full};
+use crate::{Error, Result, error::in_full, spool::Spool};
 
 /// For so long what is half received waits for somebody who goes on with it.
 const KEEP: Duration = Duration::from_hours(24);
@@ -21,7 +21,8 @@ const KEEP: Duration = Duration::from_hours(24);
 /// How often it is looked for what has waited longer.
 const LOOK: Duration = Duration::from_hours(1);
 
-/// What is under way. Each claim has an empty file, by which it is found what was not finished, and when it was begun.
+/// What is under way. Each claim has a file, by which it is found what was not finished, and when it was begun. It is empty, or
+/// the spool of a stream that ZFS cannot go on with.
 pub(super) struct Claims {
     folder: PathBuf,
     claimed: Mutex<HashSet<SnapshotId>>,
@@ -39,7 +40,9 @@ impl Claims {
         let claim = self
             .take(snapshot, file)
             .ok_or_else(|| Error::Busy(format!("snapshot {snapshot} is already under way to this store")))?;
-        File::create(&claim.file).map_err(failed("write", &claim.file))?;
+        // What an earlier attempt left in it may be of use.
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&claim.file);
+        file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("write", &claim.file))?;
         Ok(claim)
     }
 
@@ -78,6 +81,9 @@ impl Claims {
                 if let Err(error) = drop_unfinished(volumes, volume, snapshot).await {
                     // It is in nobody's way but takes room: no reason to keep all other volumes from being served.
                     tracing::warn!(snapshot.id = %snapshot, %error, "what was not finished stays until the next look");
+                    continue;
+                }
+                if is_fresh(&claim.file) && claim.has_spool() {
                     continue;
                 }
                 tracing::info!(volume.id = %volume, snapshot.id = %snapshot, "dropped what was not finished");
@@ -128,6 +134,19 @@ pub(super) struct Claim<'a> {
 }
 
 impl Claim<'_> {
+    /// Where what arrives is kept for another attempt, unless ZFS itself keeps it.
+    pub(super) fn spool(&self, volumes: &Volumes) -> Result<Option<Spool>> {
+        if volumes.features().resume {
+            return Ok(None);
+        }
+        Spool::open(&self.file).map(Some).map_err(failed("open", &self.file))
+    }
+
+    /// Whether there is anything in it.
+    pub(super) fn has_spool(&self) -> bool {
+        fs::metadata(&self.file).is_ok_and(|file| file.len() > 0)
+    }
+
     /// Says that the snapshot is made, or that nothing of it is left. A claim that ends without this is looked into
     /// later.
     pub(super) fn settle(self) {

@@ -23,6 +23,7 @@ use crate::{
     plans::{self, Reception, Start},
     receipt::sign,
     receiving, sending,
+    spool::Spool,
     ticket::{Grant, Presentation},
 };
 
@@ -137,7 +138,10 @@ async fn incoming(
         Ok(Incoming::New { transfer, joined: (_place, joining), chunks, offer }) => {
             let mut exchange =
                 Exchange::new(End::Acceptor, transfer, (link, control), joining, &node.stopping);
-            let result = take_in(node, &mut exchange, grant, chunks, *offer).await;
+            let result = match claim.spool(&node.volumes) {
+                Ok(spool) => take_in(node, &mut exchange, grant, chunks, *offer, spool).await,
+                Err(error) => Err(error),
+            };
             conclude(&mut exchange.control, result).await
         }
         Err(error) => {
@@ -147,7 +151,8 @@ async fn incoming(
     };
     // What could not be looked at is looked at later.
     let part = async { node.volumes.resumable(grant.volume, grant.snapshot).await };
-    if result.is_ok() || matches!(part.await, Ok(None)) {
+    let goes_on = result.as_ref().is_err_and(Error::is_of_the_way);
+    if result.is_ok() || (!(goes_on && claim.has_spool()) && matches!(part.await, Ok(None))) {
         claim.settle();
     }
     result
@@ -159,13 +164,14 @@ async fn take_in(
     grant: &Grant,
     chunks: Chunks,
     Offer { plan: offered, reception }: Offer,
+    spool: Option<Spool>,
 ) -> Result<Outcome> {
     let accept =
         TransferAccept { plan: None, window_bytes: WINDOW_BYTES, reception: Some(reception.to_proto()) };
     reply(&mut exchange.control, Reply::Accept(accept)).await?;
     let (plan, start) = decided(exchange, &offered).await?;
     let intake = outset::make_room(&node.volumes, &plan, start).await?;
-    let received = receiving::receive(exchange, chunks, intake).await?;
+    let received = receiving::receive(exchange, chunks, intake, spool).await?;
     let store = node.identity.peer().node;
     let mut receipt = receipt(store, exchange.transfer, (grant.volume, grant.snapshot), received.guid);
     receipt.stream_bytes = received.fin.bytes;

@@ -262,7 +262,7 @@ async fn incoming(
         Exchange::new(End::Acceptor, stream.transfer, (link, control), joining, &node.stopping);
     let received = async {
         accept(&mut exchange.control, None, WINDOW_BYTES).await?;
-        let received = receiving::receive(&mut exchange, chunks, intake).await?;
+        let received = receiving::receive(&mut exchange, chunks, intake, None).await?;
         let nameless = (VolumeId(Uuid::nil()), SnapshotId(Uuid::nil()));
         let mut receipt = receipt(node.identity.peer().node, stream.transfer, nameless, received.guid);
         receipt.stream_bytes = received.fin.bytes;

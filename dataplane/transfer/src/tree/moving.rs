@@ -219,7 +219,7 @@ pub(super) async fn pull(
     exchange.estimate = accept.plan.map(|plan| plan.estimate_bytes).filter(|bytes| *bytes > 0);
     let growing = joins::grow(link.clone(), transfer, Arc::clone(&exchange.moved), joins);
     let receiving = async {
-        let received = receiving::receive(&mut exchange, chunks, intake).await?;
+        let received = receiving::receive(&mut exchange, chunks, intake, None).await?;
         let receipt = Receipt {
             transfer: transfer.0.to_vec(),
             guid: received.guid.0,

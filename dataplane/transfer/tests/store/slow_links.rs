@@ -23,7 +23,7 @@ async fn what_shrinks_is_compressed_where_the_line_is_slow() {
     .collect();
     let (what, guid) = runner.work(first, &[("log", &text)]).await;
 
-    let path = Path::slow_to(world.address, 20 * MIB).await;
+    let path = Path::slow_to(world.address, 10 * MIB).await;
     let link = runner.endpoint.connect(path.address, world.store.peer().node).await.unwrap();
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let (volume, snapshot, never) = (what.volume, what.snapshot, CancellationToken::new());
