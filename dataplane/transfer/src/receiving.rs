@@ -32,8 +32,8 @@ pub(crate) struct Received {
     pub(crate) guid: SnapshotGuid,
 }
 
-/// Receives a stream into `intake` and acknowledges what is written. What is in the spool does not travel again. On an error nothing of it remains on the pool,
-/// except what the next attempt goes on with; telling the other end is up to the caller.
+/// Receives a stream into `intake` and acknowledges what is written. What the spool has of it need not travel. On an error nothing
+/// of it remains on the pool, except what the next attempt goes on with; telling the other end is up to the caller.
 pub(crate) async fn receive(
     exchange: &mut Exchange<'_>,
     chunks: Chunks,
