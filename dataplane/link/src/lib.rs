@@ -8,6 +8,7 @@
 //! says who the [`Peer`] is. Start reading at [`link`], then `quic` and `tcp`, its two kinds.
 
 mod chunks;
+mod congestion;
 mod control;
 pub mod endpoint;
 mod error;
