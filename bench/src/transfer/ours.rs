@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
@@ -32,6 +33,9 @@ pub(crate) struct Send {
     /// `auto`, `quic` or `tcp`.
     #[arg(long)]
     over: Transports,
+    /// Lanes that it may use at most.
+    #[arg(long)]
+    lanes: Option<NonZeroUsize>,
     /// The folder of the sender's identity.
     #[arg(long)]
     identity: PathBuf,
@@ -57,19 +61,31 @@ pub(crate) fn receiver(network: &Network, kit: &Kit, port: u16) -> Command {
 }
 
 /// What starts the sender.
-pub(crate) fn sender(network: &Network, kit: &Kit, port: u16, over: Transports) -> Command {
+pub(crate) fn sender(
+    network: &Network,
+    kit: &Kit,
+    port: u16,
+    over: Transports,
+    lanes: Option<NonZeroUsize>,
+) -> Command {
     let to = SocketAddr::new(network.receiver_address(), port).to_string();
     let mut command = network.command(End::Sender, own_program());
     command.args(["transfer-send", "--to", &to, "--node", &kit.store().to_string()]);
     command.args(["--over", &over.to_string(), "--identity"]);
     command.arg(kit.sender_identity());
+    if let Some(lanes) = lanes {
+        command.args(["--lanes", &lanes.to_string()]);
+    }
     command
 }
 
 impl Send {
     /// Returns once the receiver has written everything.
     pub(crate) async fn run(self) -> Result<()> {
-        let endpoint = Endpoint::client(&load(&self.identity)?)?.over(self.over);
+        let mut endpoint = Endpoint::client(&load(&self.identity)?)?.over(self.over);
+        if let Some(lanes) = self.lanes {
+            endpoint = endpoint.with_most_lanes(lanes);
+        }
         let link = endpoint.connect(self.to, self.node).await?;
         let input = io::stdin().as_fd().try_clone_to_owned()?;
         ds_transfer::send_pipe(&link, input, &CancellationToken::new()).await?;

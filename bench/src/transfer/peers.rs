@@ -2,7 +2,7 @@
 //!
 //! All read from a pipe and write into a pipe, as they do between `zfs send` and `zfs receive`.
 
-use std::{net::IpAddr, os::fd::OwnedFd, process::Command, time::Duration};
+use std::{net::IpAddr, num::NonZeroUsize, os::fd::OwnedFd, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use ds_link::{Transport, Transports};
@@ -27,6 +27,8 @@ const SOCAT_BUFFER_BYTES: &str = "262144";
 pub(crate) enum Peer {
     /// Ours, over what these allow.
     Ours(Transports),
+    /// Ours over a single connection.
+    OneLane(Transport),
     /// OpenSSH with the cipher that is fastest on machines with AES.
     Ssh,
     /// socat over TLS 1.3 with AES-128-GCM.
@@ -65,6 +67,8 @@ impl Peer {
             Self::Ours(Transports::Auto) => "ours auto",
             Self::Ours(Transports::Only(Transport::Quic)) => "ours QUIC",
             Self::Ours(Transports::Only(Transport::Tcp)) => "ours TCP",
+            Self::OneLane(Transport::Quic) => "ours QUIC, one lane",
+            Self::OneLane(Transport::Tcp) => "ours TCP, one lane",
             Self::Ssh => "ssh aes128-gcm",
             Self::SocatTls => "socat TLS 1.3",
             Self::SocatTcp => "socat TCP",
@@ -146,7 +150,7 @@ impl Peer {
     fn receiver(self, kit: &Kit, network: &Network, port: u16) -> Command {
         let program = |name| network.command(End::Receiver, name);
         match self {
-            Self::Ours(_) => ours::receiver(network, kit, port),
+            Self::Ours(_) | Self::OneLane(_) => ours::receiver(network, kit, port),
             Self::Ssh => unreachable!("its receiver is a daemon"),
             Self::SocatTls => {
                 let certificate = kit.receiver_certificate().display().to_string();
@@ -170,7 +174,11 @@ impl Peer {
         let program = |name| network.command(End::Sender, name);
         let address = network.receiver_address();
         match self {
-            Self::Ours(transports) => ours::sender(network, kit, port, transports),
+            Self::Ours(transports) => ours::sender(network, kit, port, transports, None),
+            Self::OneLane(transport) => {
+                let over = Transports::Only(transport);
+                ours::sender(network, kit, port, over, Some(NonZeroUsize::MIN))
+            }
             Self::Ssh => unreachable!("its sender has a command to run"),
             Self::SocatTls => {
                 let (ca, name) = (kit.ca_certificate().display().to_string(), kit.receiver_name());

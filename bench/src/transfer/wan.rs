@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use ds_link::Transport;
 
 use super::{
     emulator::{Emulated, ceiling},
@@ -26,8 +27,9 @@ const SLOWER: u64 = 400_000_000;
 const HEADROOM: f64 = 2.0;
 
 /// Who crosses the line, and how their TCP finds its rate.
-const CONTENDERS: [(Peer, Congestion); 4] = [
+const CONTENDERS: [(Peer, Congestion); 5] = [
     (OURS, Congestion::Cubic),
+    (Peer::OneLane(Transport::Quic), Congestion::Cubic),
     (Peer::Ssh, Congestion::Cubic),
     (Peer::Mbuffer, Congestion::Cubic),
     (Peer::Mbuffer, Congestion::Bbr),
@@ -42,7 +44,8 @@ struct Distance {
 pub(crate) fn measure(scale: Scale) -> Result<Report> {
     let (seconds, rounds) = match scale {
         Scale::Full => (20, 5),
-        Scale::Quick => (4, 1),
+        // Long enough for all to find their rate.
+        Scale::Quick => (12, 1),
     };
     let ground = Ground { kit: Kit::make()?, source: Source::random()? };
     let ceiling = ceiling()?;
@@ -78,7 +81,8 @@ impl Distance {
 
     /// A speed of `megabits` a second beside the line's own.
     fn row(&self, peer: Peer, congestion: Congestion, megabits: f64, ceiling: f64) -> Measurement {
-        let how = if peer == OURS { String::new() } else { format!(" ({})", congestion.name()) };
+        let is_ours = matches!(peer, Peer::Ours(_) | Peer::OneLane(_));
+        let how = if is_ours { String::new() } else { format!(" ({})", congestion.name()) };
         let name = format!("{}{how}, {}", peer.name(), self.name());
         let line = self.profile.bits_per_second as f64 / 1e6;
         Measurement::alone(name, megabits, "Mbit/s", Better::Higher)

@@ -21,7 +21,7 @@ use quinn_proto::{
 use self::model::Model;
 
 /// From which round trip on a path is long. Shorter ones are the kernel's and the threads' delays as much as the path's.
-pub(crate) const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
+pub const LONG_ROUND_TRIP: Duration = Duration::from_millis(5);
 /// What a long path is sent before anything is known of it, packets. RFC 9002 has 10; each doubling costs a round trip, and
 /// these are paced.
 const FIRST_PACKETS: u64 = 32;

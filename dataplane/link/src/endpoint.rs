@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
+    num::NonZeroUsize,
     str::FromStr,
     sync::Arc,
     thread,
@@ -96,6 +97,7 @@ struct Listener {
 #[derive(Clone)]
 pub(crate) struct Dialer {
     transports: Transports,
+    most_lanes: Option<NonZeroUsize>,
     quic: quinn::ClientConfig,
     config: EndpointConfig,
     tls: Arc<rustls::ClientConfig>,
@@ -140,6 +142,13 @@ impl Endpoint {
     pub fn client(identity: &Identity) -> Result<Self> {
         let dialer = Dialer::new(identity)?;
         Ok(Self { sockets: Arc::new(vec![Socket::client(&dialer.config)?]), listener: None, dialer })
+    }
+
+    /// Has each transfer that is opened from here use so many lanes at most, from now on.
+    #[must_use]
+    pub fn with_most_lanes(mut self, lanes: NonZeroUsize) -> Self {
+        self.dialer.most_lanes = Some(lanes);
+        self
     }
 
     /// Uses only these to connect, from now on.
@@ -235,6 +244,7 @@ impl Dialer {
         quic.transport_config(Arc::new(quic::transport()));
         Ok(Self {
             transports: Transports::default(),
+            most_lanes: None,
             quic,
             config: quic::config(identity),
             tls: Arc::new(tls::client(identity)?),
@@ -243,6 +253,10 @@ impl Dialer {
 
     pub(crate) fn transports(&self) -> Transports {
         self.transports
+    }
+
+    pub(crate) fn most_lanes(&self) -> Option<NonZeroUsize> {
+        self.most_lanes
     }
 
     pub(crate) fn tls(&self) -> Arc<rustls::ClientConfig> {

@@ -23,6 +23,7 @@ mod tls;
 pub mod token;
 
 pub use chunks::{ChunkReader, HEAD_BYTES};
+pub use congestion::LONG_ROUND_TRIP;
 pub use control::{Control, ControlReceiver, ControlSender};
 pub use endpoint::{Arriving, Endpoint, Transports};
 pub use error::Error;

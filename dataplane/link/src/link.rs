@@ -8,7 +8,7 @@
 //! There are two kinds. On QUIC all of it shares one connection. Over TCP each control stream has its own, which both ends can
 //! agree to make a lane for chunks ([`Link::become_lane`]).
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use ds_proto::v1::StreamOpen;
@@ -110,12 +110,17 @@ impl Link {
         }
     }
 
-    /// How long a packet takes there and back, where that is measured.
-    pub fn round_trip(&self) -> Option<Duration> {
+    /// How long a packet takes there and back at least.
+    pub fn round_trip(&self) -> Duration {
         match &self.0 {
-            Kind::Quic(link) => Some(link.connection.rtt()),
-            Kind::Tcp(_) => None,
+            Kind::Quic(link) => link.connection.min_rtt(),
+            Kind::Tcp(link) => link.round_trip,
         }
+    }
+
+    /// Lanes that a transfer which is opened from here may have, where that was settled.
+    pub fn most_lanes(&self) -> Option<NonZeroUsize> {
+        self.dialer().and_then(Dialer::most_lanes)
     }
 
     /// Dials the same node again, in whichever way it can be reached, from a port and on a thread of its own: because this link is

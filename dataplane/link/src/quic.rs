@@ -43,8 +43,8 @@ const LINK_WINDOW_BYTES: u32 = 128 << 20;
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// The most of that where the path is long: 5 Gb/s over 100 ms.
 const LONG_SEND_WINDOW_BYTES: u64 = 64 << 20;
-/// What a link over a long path takes beyond what it may have under way.
-const LONG_BACKLOG_BYTES: u64 = 2 << 20;
+/// What a link over a long path takes beyond two congestion windows.
+const LONG_BACKLOG_BYTES: u64 = 1 << 20;
 /// With less, bursts are lost in the kernel: 0.25 % of all packets on loopback with the usual 208 KiB.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Jumbo frames where the path has them. Quinn sends up to ten packets in one call, and the kernel takes 64 KiB at most.
@@ -105,11 +105,10 @@ impl QuicLink {
     }
 
     /// On a long path, what waits here for a slow lane would keep the chunks of faster ones waiting at the far end. So no more
-    /// is taken than the lane can have under way, and a little to go on with.
+    /// is taken than the lane can have under way, as much again so that its window can open, and a little to begin with.
     fn fit_backlog(&self) {
-        let path = self.connection.stats().path;
-        if path.rtt >= LONG_ROUND_TRIP {
-            let fitting = path.cwnd + LONG_BACKLOG_BYTES;
+        if self.connection.min_rtt() >= LONG_ROUND_TRIP {
+            let fitting = 2 * self.connection.stats().path.cwnd + LONG_BACKLOG_BYTES;
             self.connection.set_send_window(fitting.min(LONG_SEND_WINDOW_BYTES));
         }
     }

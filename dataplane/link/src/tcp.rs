@@ -51,6 +51,8 @@ struct Lane {
 pub(crate) struct TcpLink {
     pub(crate) peer: Peer,
     pub(crate) address: SocketAddr,
+    /// How long a packet took there and back when it was made.
+    pub(crate) round_trip: Duration,
     thread: Thread,
     pub(crate) routes: Arc<Routes>,
     /// At the end that dialled.
@@ -93,8 +95,19 @@ impl TcpLink {
         connection: Connection,
         over: CancellationToken,
     ) -> Self {
+        let round_trip = session::round_trip(&connection.session);
         let unused = Mutex::new(Some((connection, Instant::now())));
-        Self { peer, address, thread, routes: Arc::default(), dialer, unused, lane: OnceLock::new(), over }
+        Self {
+            peer,
+            address,
+            round_trip,
+            thread,
+            routes: Arc::default(),
+            dialer,
+            unused,
+            lane: OnceLock::new(),
+            over,
+        }
     }
 
     pub(crate) fn dialer(&self) -> Option<&Dialer> {

@@ -18,8 +18,12 @@ use crate::{
 };
 
 /// The receiver's window: the bytes that it holds in memory at most, that the sender keeps, and that may be sent again after a
-/// link was lost. 5 Gb/s over 100 ms.
-pub(crate) const WINDOW_BYTES: u64 = 64 << 20;
+/// link was lost. 1 Gb/s over 200 ms where some packets are lost three times before they arrive, so that a chunk takes up to five
+/// round trips.
+pub(crate) const WINDOW_BYTES: u64 = 128 << 20;
+
+/// What of it the sender uses where the path is not long: enough there, and half the memory.
+pub(crate) const NEAR_WINDOW_BYTES: u64 = 64 << 20;
 
 /// How long the last words of a transfer may take to arrive.
 const FAREWELL: Duration = Duration::from_secs(3);

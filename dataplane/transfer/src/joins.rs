@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    num::NonZeroUsize,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,22 +25,30 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::{Error, Result, trial};
+use crate::{
+    Error, Result,
+    exchange::WINDOW_BYTES,
+    trial::{self, Carried},
+};
 
-/// Lanes of one transfer beside the link that it was opened on.
-pub(crate) const MOST_FURTHER_LANES: usize = 15;
+/// Lanes of one transfer, where nobody has settled it.
+const MOST_LANES: usize = 16;
 
 /// Links that wait to be taken in; whoever brings another one waits.
 const QUEUE: usize = 4;
 
-/// How often it is looked whether one more lane would help.
+/// How often it is looked whether one more lane would help, at least: a new one needs so many round trips to show what it can do.
 const LOOK: Duration = Duration::from_millis(500);
+const ROUND_TRIPS_TO_LOOK: u32 = 50;
 
 /// A transfer that has moved so much, or goes on for as long as one [`LOOK`], is worth a try with another transport.
 const WORTH_TRYING_BYTES: u64 = 32 << 20;
 
 /// Between looks at how much that is.
 const SOON: Duration = Duration::from_millis(10);
+
+/// Until a new lane has opened its congestion window and what it was given at first has arrived.
+const ROUND_TRIPS_TO_OPEN: u32 = 20;
 
 /// A lane stays worth its while if the transfer got faster by this much, in percent.
 const WORTH_PERCENT: u64 = 10;
@@ -195,8 +204,14 @@ impl Moved {
         self.over(transport).fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// The bytes that lanes over QUIC and over TCP carried.
+    pub(crate) fn carried_by_each(&self) -> Carried {
+        let over = |transport| self.over(transport).load(Ordering::Relaxed);
+        Carried { quic: over(Transport::Quic), tcp: over(Transport::Tcp) }
+    }
+
     /// The bytes that all lanes over `transport` carried.
-    pub(crate) fn over(&self, transport: Transport) -> &AtomicU64 {
+    fn over(&self, transport: Transport) -> &AtomicU64 {
         match transport {
             Transport::Quic => &self.over_quic,
             Transport::Tcp => &self.over_tcp,
@@ -245,7 +260,8 @@ impl Lanes {
 
     /// Brings a first lane over TCP to a transfer over QUIC that is worth it, and leaves time to find out which moves more.
     async fn try_tcp(&mut self) {
-        if self.link.transport() == Transport::Tcp || !self.link.could_be_over(Transport::Tcp) {
+        let over_tcp = self.link.transport() == Transport::Tcp;
+        if over_tcp || !self.link.could_be_over(Transport::Tcp) || self.are_enough() {
             return;
         }
         let deadline = Instant::now() + LOOK;
@@ -253,7 +269,7 @@ impl Lanes {
             sleep(SOON).await;
         }
         match self.add(Some(Transport::Tcp)).await {
-            Ok(()) => sleep(trial::duration(self.link.round_trip().unwrap_or_default())).await,
+            Ok(()) => sleep(trial::duration(self.link.round_trip())).await,
             // A network may let nothing but UDP through.
             Err(error) => tracing::debug!(peer = %self.link.peer(), %error, "no lane over TCP"),
         }
@@ -265,13 +281,16 @@ impl Lanes {
         let mut before = self.read();
         loop {
             let from = Instant::now();
-            sleep(LOOK).await;
+            sleep(LOOK.max(ROUND_TRIPS_TO_LOOK * self.link.round_trip())).await;
             self.at_least_one().await;
             let now = self.read();
             let elapsed = u64::try_from(from.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
-            let (arrived, quic, tcp) = (now.0 - before.0, now.1 - before.1, now.2 - before.2);
+            let (arrived, quic, tcp) =
+                (now.0 - before.0, now.1.quic - before.1.quic, now.1.tcp - before.1.tcp);
             before = now;
-            if self.alive.len() > MOST_FURTHER_LANES || !growth.wants_another(arrived / elapsed) {
+            let rate = arrived / elapsed;
+            let lasts = window_lasts(rate * 1000, self.link.round_trip());
+            if self.are_enough() || !lasts || !growth.wants_another(rate) {
                 continue;
             }
             let carrying = if tcp > quic { Transport::Tcp } else { Transport::Quic };
@@ -282,11 +301,13 @@ impl Lanes {
         }
     }
 
-    /// What has arrived, and what came over QUIC and over TCP.
-    fn read(&self) -> (u64, u64, u64) {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let moved = &self.moved;
-        (of(&moved.arrived), of(moved.over(Transport::Quic)), of(moved.over(Transport::Tcp)))
+    fn are_enough(&self) -> bool {
+        self.alive.len() >= self.link.most_lanes().map_or(MOST_LANES, NonZeroUsize::get)
+    }
+
+    /// What has arrived, and by what.
+    fn read(&self) -> (u64, Carried) {
+        (self.moved.arrived.load(Ordering::Relaxed), self.moved.carried_by_each())
     }
 
     /// A further lane that the other end has taken in; `None` is over what can be had.
@@ -306,6 +327,13 @@ impl Lanes {
         let _ = self.to.send(Newcomer::Lane { link, chunks }).await;
         Ok(())
     }
+}
+
+/// Whether a transfer of so many bytes a second can go on over its other lanes until a new one has opened: else the window would
+/// end at the chunk that the new one was given, and all would wait for it. On such a path one lane fills a line, and two would only share it.
+fn window_lasts(rate: u64, round_trip: Duration) -> bool {
+    let opening = ROUND_TRIPS_TO_OPEN * round_trip;
+    rate as f64 * opening.as_secs_f64() <= WINDOW_BYTES as f64
 }
 
 /// Whether one more lane is worth its while. Pure.
@@ -346,6 +374,15 @@ pub(crate) async fn accepted(link: &Link, control: &mut Control) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lane_is_not_added_where_all_would_wait_for_it() {
+        let gigabit = 125_000_000;
+        assert!(window_lasts(gigabit, Duration::from_millis(1)));
+        assert!(window_lasts(gigabit, Duration::from_millis(50)));
+        assert!(!window_lasts(gigabit, Duration::from_millis(100)));
+        assert!(window_lasts(gigabit / 10, Duration::from_millis(200)));
+    }
 
     #[test]
     fn lanes_are_added_while_each_makes_it_faster() {

@@ -1,14 +1,10 @@
 //! The sending end: `zfs send` → blockio → [`ds_wire::Sender`] → chunk by chunk over whichever lane is free.
 
-use std::{
-    collections::HashMap,
-    os::fd::OwnedFd,
-    time::{self, Duration},
-};
+use std::{collections::HashMap, os::fd::OwnedFd, time};
 
 use bytes::Bytes;
 use ds_blockio::BlockReader;
-use ds_link::{Control, Link};
+use ds_link::{Control, LONG_ROUND_TRIP, Link};
 use ds_proto::v1::{Holding, SignedReceipt, transfer_control::Message};
 use ds_wire::{CHUNK_BYTES, Chunk, Digest, Fin, Form, Lane, Sender};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -16,7 +12,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use crate::{
     Error, Result,
     compression::{Compression, zstd},
-    exchange::{Exchange, Heard, ack_from_proto, fin_to_proto},
+    exchange::{Exchange, Heard, NEAR_WINDOW_BYTES, ack_from_proto, fin_to_proto},
     joins::{self, Join, Newcomer},
     stall::Watch,
     trial::Trial,
@@ -55,7 +51,9 @@ pub(crate) async fn send_from(
     window_bytes: u64,
 ) -> Result<Sent> {
     let reader = BlockReader::new(pipe, CHUNK_BYTES).map_err(Error::Pipe)?;
-    let mut sending = Sending::new(Sender::new(exchange.transfer, window_bytes)?, reader);
+    let is_long = exchange.link.round_trip() >= LONG_ROUND_TRIP;
+    let used = if is_long { window_bytes } else { window_bytes.min(NEAR_WINDOW_BYTES) };
+    let mut sending = Sending::new(Sender::new(exchange.transfer, used)?, reader);
     sending.add_lane(exchange.link.clone());
     sending.run(exchange, Until::Read).await?;
     whole.await?;
@@ -179,7 +177,8 @@ impl Sending {
     /// Goes on with finding out which transport moves more.
     fn try_transports(&mut self, exchange: &Exchange<'_>) {
         let arrived = self.sender.acknowledged().bytes;
-        let Some(decision) = self.trial.step(time::Instant::now(), arrived) else { return };
+        let step = self.trial.step(time::Instant::now(), arrived, exchange.moved.carried_by_each());
+        let Some(decision) = step else { return };
         tracing::info!(
             peer = %exchange.link.peer(),
             quic_bytes_per_s = decision.quic.round(),
@@ -256,7 +255,7 @@ impl Sending {
     fn begin_trial(&mut self, new: &Link) {
         let other = self.lanes.values().find(|busy| busy.link.transport() != new.transport());
         if let Some(other) = other {
-            let round_trip = new.round_trip().or(other.link.round_trip()).unwrap_or(Duration::ZERO);
+            let round_trip = new.round_trip().min(other.link.round_trip());
             self.trial.begin(time::Instant::now(), self.sender.acknowledged().bytes, round_trip);
         }
     }

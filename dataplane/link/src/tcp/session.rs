@@ -11,13 +11,14 @@ use std::{
 
 use rustix::net::sockopt;
 use rustls::{ClientConfig, ExtractedSecrets, ServerConfig, pki_types::ServerName};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::{Error, Peer, Result, quic::IDLE_TIMEOUT};
+use crate::{Error, Peer, Result, congestion::LONG_ROUND_TRIP, quic::IDLE_TIMEOUT};
 
 /// Silence after which the kernel asks whether the other end is there, and between its questions.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -25,8 +26,9 @@ const KEEP_ALIVE_PROBES: u32 = 2;
 /// On long paths: does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default
 /// stays.
 const FAR: &str = "bbr";
-/// From which round trip on a path is long.
-const FAR_ROUND_TRIP: Duration = Duration::from_millis(5);
+/// On long paths: bytes that may wait in the socket before they are sent. The kernel would take several round trips of them,
+/// for which the chunks of other lanes would have to wait at the far end.
+const FAR_UNSENT_BYTES: u32 = 1 << 20;
 
 /// A session.
 pub(super) type Session = TlsStream<RecordByRecord>;
@@ -35,9 +37,9 @@ pub(super) type Session = TlsStream<RecordByRecord>;
 pub(super) async fn accept(socket: TcpStream, config: Arc<ServerConfig>) -> io::Result<(Session, Peer)> {
     configure(&socket)?;
     let start = Instant::now();
-    let session = TlsAcceptor::from(config).accept(RecordByRecord::new(socket)).await?;
+    let mut session = TlsAcceptor::from(config).accept(RecordByRecord::new(socket)).await?;
     // The other end's certificate came a round trip after ours was sent.
-    choose_congestion_control(&session.get_ref().0.socket, start.elapsed());
+    session.get_mut().0.is_far_by(start.elapsed());
     with_peer(session.into())
 }
 
@@ -49,10 +51,10 @@ pub(super) async fn connect(
 ) -> io::Result<(Session, Peer)> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
     let start = Instant::now();
-    let socket = TcpStream::connect(address).await?;
-    choose_congestion_control(&socket, start.elapsed());
-    configure(&socket)?;
-    let session = TlsConnector::from(config).connect(name, RecordByRecord::new(socket)).await?;
+    let mut socket = RecordByRecord::new(TcpStream::connect(address).await?);
+    socket.is_far_by(start.elapsed());
+    configure(&socket.socket)?;
+    let session = TlsConnector::from(config).connect(name, socket).await?;
     with_peer(session.into())
 }
 
@@ -89,11 +91,9 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-fn choose_congestion_control(socket: &TcpStream, round_trip: Duration) {
-    if round_trip >= FAR_ROUND_TRIP {
-        // A preference: its refusal changes nothing but the speed.
-        let _ = sockopt::set_tcp_congestion(socket, FAR);
-    }
+/// How long a packet took there and back when the session began.
+pub(super) fn round_trip(session: &Session) -> Duration {
+    session.get_ref().0.round_trip
 }
 
 /// A socket of which no read crosses the end of a TLS record. So whoever reads records through it never holds a byte
@@ -106,13 +106,23 @@ pub(super) struct RecordByRecord {
     seen: usize,
     /// Of the record's body.
     left: usize,
+    round_trip: Duration,
 }
 
 const HEADER_BYTES: usize = 5;
 
 impl RecordByRecord {
     fn new(socket: TcpStream) -> Self {
-        Self { socket, header: [0; HEADER_BYTES], seen: 0, left: 0 }
+        Self { socket, header: [0; HEADER_BYTES], seen: 0, left: 0, round_trip: Duration::ZERO }
+    }
+
+    /// A packet takes so long there and back. What is set on a long path is a preference: its refusal changes nothing but the speed.
+    fn is_far_by(&mut self, round_trip: Duration) {
+        self.round_trip = round_trip;
+        if round_trip >= LONG_ROUND_TRIP {
+            let _ = sockopt::set_tcp_congestion(&self.socket, FAR);
+            let _ = SockRef::from(&self.socket).set_tcp_notsent_lowat(FAR_UNSENT_BYTES);
+        }
     }
 
     fn passed(&mut self, bytes: &[u8]) {
