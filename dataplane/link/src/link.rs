@@ -25,8 +25,9 @@ use crate::{
 
 /// Control streams that the other end may have open at once.
 pub const MAX_CONTROL_STREAMS: u32 = 64;
-/// Chunk streams that the other end may have open at once, over all transfers of a link.
-pub const MAX_CHUNK_STREAMS: u32 = 128;
+/// Chunk streams that the other end may have open at once, over all transfers of a link: twice the window of one, since a stream
+/// that was read to its end is open for another round trip.
+pub const MAX_CHUNK_STREAMS: u32 = 256;
 
 /// What a link goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -44,7 +44,7 @@ const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// The most of that where the path is long: 5 Gb/s over 100 ms.
 const LONG_SEND_WINDOW_BYTES: u64 = 64 << 20;
 /// What a link over a long path takes beyond two congestion windows.
-const LONG_BACKLOG_BYTES: u64 = 1 << 20;
+const LONG_BACKLOG_BYTES: u64 = 8 << 20;
 /// With less, bursts are lost in the kernel: 0.25 % of all packets on loopback with the usual 208 KiB.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Jumbo frames where the path has them. Quinn sends up to ten packets in one call, and the kernel takes 64 KiB at most.

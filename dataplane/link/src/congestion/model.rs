@@ -62,7 +62,7 @@ const CATCH_UP: f64 = 0.25;
 const FEWEST_PACKETS: u64 = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+enum Phase {
     Startup,
     Full,
     Drain,
@@ -216,11 +216,6 @@ impl Model {
         self.window
     }
 
-    #[cfg(test)]
-    pub(super) fn phase(&self) -> Phase {
-        self.phase
-    }
-
     /// The size of packets has changed.
     pub(super) fn resize(&mut self, packet: u64) {
         self.packet = packet;
@@ -356,12 +351,9 @@ impl Model {
 
     /// Goes on to the next phase, if it is time to.
     fn advance(&mut self, now: Instant) {
+        let is_queue_new = self.phase == Phase::Startup && self.shows_queue();
         match self.phase {
-            Phase::Startup => {
-                if self.shows_queue() {
-                    self.enter(Phase::Full);
-                }
-            }
+            Phase::Startup if is_queue_new => self.enter(Phase::Full),
             Phase::Full if self.rounds >= 1 => self.enter(Phase::Drain),
             Phase::Drain | Phase::Down if self.in_flight <= self.product(1.0) || self.rounds >= 4 => {
                 self.enter(Phase::Cruise);
