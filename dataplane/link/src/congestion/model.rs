@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What the draft's `Startup` doubles: `cwnd_gain`, with room for samples that lag behind.
+/// What may be under way in `Startup`, in bandwidth-delay products: two let it double, the rest is for samples that lag behind.
 const STARTUP_WINDOW_GAIN: f64 = 2.5;
 /// What may be under way while the rate is what limits, in bandwidth-delay products: for acknowledgements that come late.
 const WINDOW_GAIN: f64 = 2.0;
@@ -33,7 +33,8 @@ const FIRST_STEP: f64 = 0.25;
 const LARGEST_STEP: f64 = 1.0;
 /// A step was worth it if this share of it arrived.
 const WORTH_OF_STEP: f64 = 0.5;
-/// Round trips in `Cruise`: a few, so that what the path has more is found soon. Varied, so that two connections do not look at the same time.
+/// Round trips in `Cruise`: a few, so that it is soon found what more there is. Varied, so that two connections do not probe at
+/// the same time.
 const FEWEST_CRUISES: u64 = 4;
 const VARIED_CRUISES: u64 = 4;
 /// The growth of a round trip in `Startup` below which the path is full, and after how many such.
@@ -99,7 +100,7 @@ pub(super) struct Model {
     delivered_at: Instant,
     first_sent_at: Instant,
     notes: VecDeque<Note>,
-    /// Bytes of the acknowledgements that are being told.
+    /// Bytes that the acknowledgements which are being told let the window of `Startup` grow by.
     acked: u64,
     /// The newest packet of the acknowledgements that are being told.
     newest: Option<Instant>,
