@@ -1,6 +1,6 @@
 //! The runner as a whole: what it needs, how it is put together, how it runs.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use ds_domain::NodeId;
 use ds_link::{Endpoint, Transports};
@@ -38,6 +38,8 @@ pub struct RunnerConfig {
     pub docker_host: Option<String>,
     /// What links to stores may go over.
     pub transports: Transports,
+    /// Connections that one transfer may use at most. Absent: as many as make it faster.
+    pub most_lanes: Option<NonZeroUsize>,
 }
 
 /// A runner that has all it needs.
@@ -61,7 +63,10 @@ impl Runner {
         let volumes = Volumes::open(&config.root, &config.mount_dir).await?;
         let machine = machine::probe(zfs_name(volumes.features()), docker.version().await?).await;
         let endpoint = Endpoint::client(&registered.identity).map_err(Error::Identity)?;
-        let endpoint = endpoint.over(config.transports);
+        let mut endpoint = endpoint.over(config.transports);
+        if let Some(lanes) = config.most_lanes {
+            endpoint = endpoint.with_most_lanes(lanes);
+        }
         let hub = Arc::new(Hub::new(&registered.hub.address));
 
         let turns = Turns::default();

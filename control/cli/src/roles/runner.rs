@@ -1,5 +1,7 @@
 //! `ds runner run`.
 
+use std::num::NonZeroUsize;
+
 use anyhow::Result;
 use clap::Args;
 use ds_link::Transports;
@@ -35,6 +37,9 @@ pub(crate) struct RunnerArgs {
     /// What data goes over: `quic` (UDP), `tcp`, or `auto` for whichever gets through and moves more.
     #[arg(long, value_name = "HOW", env = "DS_TRANSPORT", default_value_t)]
     transport: Transports,
+    /// Connections that one transfer may use at most. Without it, as many as make it faster.
+    #[arg(long, value_name = "N")]
+    lanes: Option<NonZeroUsize>,
     #[command(flatten)]
     metrics: Metrics,
     #[command(flatten)]
@@ -53,6 +58,7 @@ pub(crate) fn run(args: RunnerArgs) -> Result<()> {
         labels: args.labels.into_iter().collect(),
         docker_host: args.docker_host,
         transports: args.transport,
+        most_lanes: args.lanes,
     };
     let stop = CancellationToken::new();
     args.metrics.install();

@@ -165,6 +165,7 @@ impl World {
             labels,
             docker_host,
             transports: Transports::default(),
+            most_lanes: None,
         };
         let mut world = Self { hub, first, config, runner: None, stop, pools, _dir: dir };
         world.start_runner().await;
