@@ -17,10 +17,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::{Error, Peer, Result, quic::IDLE_TIMEOUT};
+use crate::{
+    Error, Peer, Result,
+    quic::{IDLE_TIMEOUT, KEEP_ALIVE},
+};
 
-/// Silence after which the kernel asks whether the other end is there, and between its questions.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Of the kernel, in silence, before it takes the other end for gone.
 const KEEP_ALIVE_PROBES: u32 = 2;
 /// On long paths: does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default
 /// stays.
