@@ -181,6 +181,7 @@ async fn transfer(
     grant: &TreeGrant,
     wanted: TreeMove,
 ) -> Result<u64> {
+    link.keep_alive(&mut control);
     let _active = Active::new();
     let peer = link.peer();
     let read = || {
