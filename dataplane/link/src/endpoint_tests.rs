@@ -227,18 +227,27 @@ async fn chunks_go_both_ways_over_one_lane() {
     assert!(one == payload && two == payload);
 }
 
+/// A link over a path that swallows what comes, once it is told.
+async fn pair_over(endpoints: &[Endpoint; 2], swallows: &Arc<AtomicBool>) -> (Link, Link, impl Sized) {
+    let [runner, store] = endpoints;
+    let front = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let address = front.local_addr().unwrap();
+    let forwarding = forward(front, store.local_addr().unwrap(), Arc::clone(swallows));
+    let forwarding = AbortOnDropHandle::new(tokio::spawn(forwarding));
+    let linking = runner.connect(address, NodeId(Uuid::from_u128(1)));
+    let (here, there) = tokio::join!(linking, accept(store));
+    (here.unwrap(), there.unwrap(), forwarding)
+}
+
+/// So much longer than [`IDLE_TIMEOUT`] is long enough.
+const SLACK: Duration = Duration::from_secs(2);
+
 #[tokio::test]
 async fn who_says_nothing_lives_and_who_is_not_heard_is_lost() {
-    let (runner, store, [runner_endpoint, store_endpoint]) = pair(Transport::Tcp).await;
+    let (runner, store, endpoints) = pair(Transport::Tcp).await;
     let (mut here, mut there) = kept_alive(&runner, &store).await;
-
-    let front = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
-    let (address, swallows) = (front.local_addr().unwrap(), Arc::<AtomicBool>::default());
-    let behind = store_endpoint.local_addr().unwrap();
-    let _forwarding = AbortOnDropHandle::new(tokio::spawn(forward(front, behind, Arc::clone(&swallows))));
-    let linking = runner_endpoint.connect(address, NodeId(Uuid::from_u128(1)));
-    let (far_runner, far_store) = tokio::join!(linking, accept(&store_endpoint));
-    let (far_runner, far_store) = (far_runner.unwrap(), far_store.unwrap());
+    let swallows = Arc::default();
+    let (far_runner, far_store, _path) = pair_over(&endpoints, &swallows).await;
     let (mut swallowed, mut other) = kept_alive(&far_runner, &far_store).await;
     other.send.send(&Abort::default()).await.unwrap();
     assert!(swallowed.recv.recv::<Abort>().await.unwrap().is_some());
@@ -248,7 +257,7 @@ async fn who_says_nothing_lives_and_who_is_not_heard_is_lost() {
     let (one, two, heard) = tokio::join!(
         swallowed.recv.recv::<Abort>(),
         other.recv.recv::<Abort>(),
-        timeout(IDLE_TIMEOUT + Duration::from_secs(2), there.recv.recv::<Abort>()),
+        timeout(IDLE_TIMEOUT + SLACK, there.recv.recv::<Abort>()),
     );
     for lost in [one, two] {
         assert!(matches!(lost, Err(Error::TimedOut { .. })), "{lost:?}");
@@ -262,6 +271,38 @@ async fn who_says_nothing_lives_and_who_is_not_heard_is_lost() {
     assert!(here.recv.recv::<Abort>().await.unwrap().is_some());
     here.send.finish().await.unwrap();
     assert!(there.recv.recv::<Abort>().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_lane_waits_for_whoever_reads_late_and_is_lost_unheard() {
+    const CHUNKS: usize = 32;
+    let (runner, store, endpoints) = pair(Transport::Tcp).await;
+    agree_on_lane(&runner, &store).await;
+    let swallows = Arc::default();
+    let (far_runner, far_store, _path) = pair_over(&endpoints, &swallows).await;
+    agree_on_lane(&far_runner, &far_store).await;
+
+    swallows.store(true, Ordering::Relaxed);
+    let payload = Bytes::from(vec![5; 1 << 20]);
+    let sending = async {
+        for _ in 0..CHUNKS {
+            runner.send_chunk(&[1; 20], payload.clone()).await.unwrap();
+        }
+    };
+    let mut chunks = store.chunks([1; 16]);
+    let receiving = async {
+        // More than the kernels' buffers take is under way.
+        let first = chunks.next().await.unwrap();
+        tokio::time::sleep(IDLE_TIMEOUT + SLACK).await;
+        assert!(far_runner.is_closed() && far_store.is_closed());
+        drop(first);
+        for _ in 1..CHUNKS {
+            let mut into = vec![0; payload.len()];
+            chunks.next().await.unwrap().read_payload(&mut into).await.unwrap();
+        }
+    };
+    tokio::join!(sending, receiving);
+    assert!(!runner.is_closed() && !store.is_closed());
 }
 
 #[tokio::test]

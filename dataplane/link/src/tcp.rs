@@ -168,6 +168,7 @@ impl TcpLink {
             Driver::Here => Handle::current(),
             Driver::Apart => self.thread.handle(),
         };
+        session::wait_for_room(&socket).map_err(|e| unusable(&e))?;
         let socket = {
             let _inside = driver.enter();
             socket.into_std().and_then(TcpStream::from_std).map_err(|e| unusable(&e))?
@@ -177,10 +178,10 @@ impl TcpLink {
         if self.lane.set(lane).is_err() {
             return Err(unusable(&"the link is one already"));
         }
-        let reading = lane::read(reader, self.peer, Arc::clone(&self.routes), self.over.clone());
+        let (peer, routes, over) = (self.peer, Arc::clone(&self.routes), self.over.clone());
         // It ends with `over`, which ends with the link.
         drop(driver.spawn(async move {
-            reading.await;
+            lane::read(reader, &writing, peer, routes, over).await;
             // The other half of the socket.
             *writing.lock().await = None;
             drop(guard);

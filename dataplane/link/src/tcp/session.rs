@@ -91,6 +91,12 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// The kernel no longer takes it for a loss when the other end makes no room for long: what is on the socket from now on shows by
+/// itself that its ends are there.
+pub(super) fn wait_for_room(socket: &TcpStream) -> io::Result<()> {
+    Ok(sockopt::set_tcp_user_timeout(socket, 0)?)
+}
+
 fn choose_congestion_control(socket: &TcpStream, round_trip: Duration) {
     if round_trip >= FAR_ROUND_TRIP {
         // A preference: its refusal changes nothing but the speed.
