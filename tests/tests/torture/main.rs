@@ -50,8 +50,8 @@ async fn every_snapshot_arrives_whatever_happens() -> Result<()> {
 
 const TCP: Transports = Transports::Only(Transport::Tcp);
 
-/// The end that sends sees its lanes over TCP stand still long before the other one does, and sends again over a new one what the
-/// other believes to be under way.
+/// Each end sees for itself that its lanes over TCP stand still. The one that sends may be the first, and sends again over a new one
+/// what the other believes to be under way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lanes_whose_loss_one_end_sees_first_cost_nothing() -> Result<()> {
     all_go_on(&[(Way::Pull, TCP)], Fault::ForgetFlows, 10 << 20).await
