@@ -11,7 +11,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -74,6 +74,8 @@ struct Path {
     sky: Mutex<(Weather, Dice)>,
     /// Flows that began in an earlier one are forgotten.
     epoch: watch::Sender<u64>,
+    /// Connections that are forgotten go on, and nothing comes out of them.
+    swallows: AtomicBool,
     towards: AtomicU64,
     back: AtomicU64,
 }
@@ -93,6 +95,7 @@ impl Relay {
             target,
             sky: Mutex::new((Weather::CLEAR, Dice::new(seed))),
             epoch: watch::Sender::new(0),
+            swallows: AtomicBool::new(false),
             towards: AtomicU64::new(0),
             back: AtomicU64::new(0),
         });
@@ -119,6 +122,13 @@ impl Relay {
         self.path.epoch.send_modify(|epoch| *epoch += 1);
     }
 
+    /// The same, but connections over TCP never hear of it: what comes on them is acknowledged, as some middleboxes do, and
+    /// goes nowhere.
+    pub fn swallow_flows(&self) {
+        self.path.swallows.store(true, Ordering::Relaxed);
+        self.forget_flows();
+    }
+
     /// Bytes that came from those who dialled, also those that were lost here.
     pub fn bytes_towards_target(&self) -> u64 {
         self.path.towards.load(Ordering::Relaxed)
@@ -137,6 +147,10 @@ impl Path {
 
     fn knows(&self, born: u64) -> bool {
         born == self.epoch()
+    }
+
+    fn swallows(&self) -> bool {
+        self.swallows.load(Ordering::Relaxed)
     }
 
     /// Completes when the flows of an epoch are forgotten.

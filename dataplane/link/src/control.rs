@@ -9,6 +9,7 @@ use crate::{
     Error, Peer, Result,
     framing::{self, FrameError},
     quic, tcp,
+    threads::Thread,
 };
 
 const READ_BYTES: usize = 256 << 10;
@@ -43,13 +44,21 @@ impl Control {
         }
     }
 
-    /// The connection beneath, if it is one of TCP and nothing was read off it that nobody has taken.
+    /// See [`crate::Link::keep_alive`].
+    pub(crate) fn keep_alive(&mut self, thread: &Thread) {
+        if let (Outgoing::Tcp(send), Incoming::Tcp(recv)) = (&mut self.send.stream, &mut self.recv.stream) {
+            send.keep_alive(thread);
+            recv.keep_alive();
+        }
+    }
+
+    /// The connection beneath, if it is one of TCP that was not kept alive, and nothing was read off it that nobody has taken.
     pub(crate) fn into_connection(mut self) -> Option<tcp::Connection> {
         // What is taken apart must not be reset when the halves go.
         self.send.finished = true;
         match (self.send.stream.take(), self.recv.stream.take()) {
             (Outgoing::Tcp(send), Incoming::Tcp(recv)) if self.recv.buffer.is_empty() => {
-                Some(tcp::Connection::join(send, recv))
+                tcp::Connection::join(send, recv)
             }
             _ => None,
         }
@@ -79,7 +88,7 @@ impl Outgoing {
 }
 
 impl ControlSender {
-    /// Sends one message. Not to be cancelled half-way: what follows would not be understood.
+    /// Sends one message. Not to be cancelled half-way: what follows would not be understood, and over TCP is an error.
     pub async fn send<M: Message>(&mut self, message: &M) -> Result<()> {
         self.send_bytes(framing::encode(message)?).await
     }

@@ -1,11 +1,15 @@
-use std::net::Ipv4Addr;
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use bytes::Bytes;
 use ds_proto::v1::{Abort, StreamOpen};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
 use super::*;
-use crate::{Ca, Driver, Role};
+use crate::{Ca, Control, Driver, Role, quic::IDLE_TIMEOUT};
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
@@ -25,6 +29,33 @@ async fn pair(transport: Transport) -> (Link, Link, [Endpoint; 2]) {
     let address = store.local_addr().unwrap();
     let (here, there) = tokio::join!(runner.connect(address, NodeId(Uuid::from_u128(1))), accept(&store));
     (here.unwrap(), there.unwrap(), [runner, store])
+}
+
+/// A stream that both ends keep alive.
+async fn kept_alive(here: &Link, there: &Link) -> (Control, Control) {
+    let mut opened = here.open(&StreamOpen::default()).await.unwrap();
+    here.keep_alive(&mut opened);
+    let mut accepted = there.accept().await.unwrap();
+    accepted.recv.recv::<StreamOpen>().await.unwrap();
+    there.keep_alive(&mut accepted);
+    (opened, accepted)
+}
+
+/// Carries TCP connections on, until it swallows all that comes.
+async fn forward(front: tokio::net::TcpListener, to: SocketAddr, swallows: Arc<AtomicBool>) {
+    let pour = async |mut from: Box<dyn AsyncRead + Send + Unpin>,
+                      mut to: Box<dyn AsyncWrite + Send + Unpin>| {
+        let mut piece = vec![0; 4 << 10];
+        while let Ok(length @ 1..) = from.read(&mut piece).await {
+            if !swallows.load(Ordering::Relaxed) && to.write_all(&piece[..length]).await.is_err() {
+                return;
+            }
+        }
+    };
+    let (knock, _) = front.accept().await.unwrap();
+    let ahead = tokio::net::TcpStream::connect(to).await.unwrap();
+    let ((asked, answer), (answered, ask)) = (knock.into_split(), ahead.into_split());
+    tokio::join!(pour(Box::new(asked), Box::new(ask)), pour(Box::new(answered), Box::new(answer)));
 }
 
 /// Both ends agree that the link is a lane.
@@ -194,6 +225,84 @@ async fn chunks_go_both_ways_over_one_lane() {
     );
     sent.and(sent_back).unwrap();
     assert!(one == payload && two == payload);
+}
+
+/// A link over a path that swallows what comes, once it is told.
+async fn pair_over(endpoints: &[Endpoint; 2], swallows: &Arc<AtomicBool>) -> (Link, Link, impl Sized) {
+    let [runner, store] = endpoints;
+    let front = tokio::net::TcpListener::bind(LOOPBACK).await.unwrap();
+    let address = front.local_addr().unwrap();
+    let forwarding = forward(front, store.local_addr().unwrap(), Arc::clone(swallows));
+    let forwarding = AbortOnDropHandle::new(tokio::spawn(forwarding));
+    let linking = runner.connect(address, NodeId(Uuid::from_u128(1)));
+    let (here, there) = tokio::join!(linking, accept(store));
+    (here.unwrap(), there.unwrap(), forwarding)
+}
+
+/// So much longer than [`IDLE_TIMEOUT`] is long enough.
+const SLACK: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn who_says_nothing_lives_and_who_is_not_heard_is_lost() {
+    let (runner, store, endpoints) = pair(Transport::Tcp).await;
+    let (mut here, mut there) = kept_alive(&runner, &store).await;
+    let swallows = Arc::default();
+    let (far_runner, far_store, _path) = pair_over(&endpoints, &swallows).await;
+    let (mut swallowed, mut other) = kept_alive(&far_runner, &far_store).await;
+    other.send.send(&Abort::default()).await.unwrap();
+    assert!(swallowed.recv.recv::<Abort>().await.unwrap().is_some());
+
+    swallows.store(true, Ordering::Relaxed);
+    // The kernels hear all that they say acknowledged.
+    let (one, two, heard) = tokio::join!(
+        swallowed.recv.recv::<Abort>(),
+        other.recv.recv::<Abort>(),
+        timeout(IDLE_TIMEOUT + SLACK, there.recv.recv::<Abort>()),
+    );
+    for lost in [one, two] {
+        assert!(matches!(lost, Err(Error::TimedOut { .. })), "{lost:?}");
+    }
+    assert!(far_store.is_closed());
+    assert!(heard.is_err(), "{heard:?}");
+    here.send.send(&Abort::default()).await.unwrap();
+    assert!(there.recv.recv::<Abort>().await.unwrap().is_some());
+    // Nobody read here for as long.
+    there.send.send(&Abort::default()).await.unwrap();
+    assert!(here.recv.recv::<Abort>().await.unwrap().is_some());
+    here.send.finish().await.unwrap();
+    assert!(there.recv.recv::<Abort>().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_lane_waits_for_whoever_reads_late_and_is_lost_unheard() {
+    const CHUNKS: usize = 32;
+    let (runner, store, endpoints) = pair(Transport::Tcp).await;
+    agree_on_lane(&runner, &store).await;
+    let swallows = Arc::default();
+    let (far_runner, far_store, _path) = pair_over(&endpoints, &swallows).await;
+    agree_on_lane(&far_runner, &far_store).await;
+
+    swallows.store(true, Ordering::Relaxed);
+    let payload = Bytes::from(vec![5; 1 << 20]);
+    let sending = async {
+        for _ in 0..CHUNKS {
+            runner.send_chunk(&[1; 20], payload.clone()).await.unwrap();
+        }
+    };
+    let mut chunks = store.chunks([1; 16]);
+    let receiving = async {
+        // More than the kernels' buffers take is under way.
+        let first = chunks.next().await.unwrap();
+        tokio::time::sleep(IDLE_TIMEOUT + SLACK).await;
+        assert!(far_runner.is_closed() && far_store.is_closed());
+        drop(first);
+        for _ in 1..CHUNKS {
+            let mut into = vec![0; payload.len()];
+            chunks.next().await.unwrap().read_payload(&mut into).await.unwrap();
+        }
+    };
+    tokio::join!(sending, receiving);
+    assert!(!runner.is_closed() && !store.is_closed());
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! Control messages on a stream: a length (u32, big endian), then as many bytes of protobuf. At most 1 MiB.
+//! Control messages on a stream: a length (u32, big endian), then as many bytes of protobuf. At most 1 MiB. Between two
+//! messages there may be signs of life ([`SIGN_OF_LIFE`]), which say nothing else.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -7,6 +8,9 @@ use prost::Message;
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 const LENGTH_BYTES: usize = 4;
+
+/// Stands where a length would, and nothing belongs to it. No length of 0: that is a message with nothing set.
+pub(crate) const SIGN_OF_LIFE: [u8; LENGTH_BYTES] = [u8::MAX; LENGTH_BYTES];
 
 /// Bytes that are no control message.
 #[derive(Debug, thiserror::Error)]
@@ -37,8 +41,11 @@ pub fn encode(message: &impl Message) -> Result<Bytes, FrameError> {
     Ok(frame.freeze())
 }
 
-/// Takes the first message off `buffer`; `None` if more bytes are needed, and then `buffer` is as it was.
+/// Takes the first message off `buffer`, and signs of life before it; `None` if more bytes are needed.
 pub fn decode(buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+    while buffer.starts_with(&SIGN_OF_LIFE) {
+        buffer.advance(LENGTH_BYTES);
+    }
     let Some(head) = buffer.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
     let length = u32::from_be_bytes(*head) as usize;
     if length > MAX_MESSAGE_BYTES {
@@ -62,10 +69,15 @@ mod tests {
         #[test]
         fn messages_come_out_as_they_went_in_however_they_are_cut(
             texts in proptest::collection::vec(".{0,40}", 0..8),
+            signs_of_life in 0usize..3,
             step in 1usize..30,
         ) {
             let messages: Vec<_> = texts.into_iter().map(|message| Abort { code: 3, message }).collect();
-            let sent: Vec<u8> = messages.iter().flat_map(|m| encode(m).unwrap()).collect();
+            let mut sent = SIGN_OF_LIFE.repeat(signs_of_life);
+            for message in &messages {
+                sent.extend(encode(message).unwrap());
+                sent.extend(SIGN_OF_LIFE.repeat(signs_of_life));
+            }
             let (mut buffer, mut received) = (BytesMut::new(), Vec::new());
             for piece in sent.chunks(step) {
                 buffer.extend_from_slice(piece);
@@ -89,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_overlong_message_is_refused_by_its_length() {
-        let mut buffer = BytesMut::from(&u32::MAX.to_be_bytes()[..]);
+        let mut buffer = BytesMut::from(&(u32::MAX - 1).to_be_bytes()[..]);
         assert!(matches!(decode(&mut buffer), Err(FrameError::TooLong(_))));
         let long = Abort { code: 0, message: "x".repeat(MAX_MESSAGE_BYTES) };
         assert!(matches!(encode(&long), Err(FrameError::TooLong(_))));

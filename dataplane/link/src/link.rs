@@ -170,6 +170,15 @@ impl Link {
         }
     }
 
+    /// From now on the other end's silence on `control` is its loss ([`Error::TimedOut`] from its receiver), also where somebody
+    /// on the path acknowledges what does not arrive. Both ends ask for it when the stream begins, and say messages only, no
+    /// raw bytes. On QUIC the connection sees to it.
+    pub fn keep_alive(&self, control: &mut Control) {
+        if let Kind::Tcp(link) = &self.0 {
+            link.keep_alive(control);
+        }
+    }
+
     /// The next control stream that the other end opened. Its first message, a [`StreamOpen`], has not been read: that
     /// is for a task of its own, so that one slow stream keeps none waiting.
     pub async fn accept(&self) -> Result<Control> {

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// Below the time after which home routers forget a UDP flow, and far below [`IDLE_TIMEOUT`].
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Silence after which the other end is gone.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(15);
 /// A chunk of 1 MiB and its header arrive without waiting for credit.

@@ -9,6 +9,7 @@ mod records;
 mod session;
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -22,9 +23,12 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
     runtime::Handle,
-    time::{Instant, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
 pub(crate) use self::lane::Arrival;
 use self::session::Session;
@@ -32,7 +36,9 @@ use crate::{
     Control, Error, Peer, Result,
     control::unwanted,
     endpoint::{Dialer, HANDSHAKE_PATIENCE},
+    framing::SIGN_OF_LIFE,
     link::Driver,
+    quic::{IDLE_TIMEOUT, KEEP_ALIVE},
     routes::Routes,
     threads::Thread,
 };
@@ -121,6 +127,10 @@ impl TcpLink {
         Ok(control)
     }
 
+    pub(crate) fn keep_alive(&self, control: &mut Control) {
+        control.keep_alive(&self.thread);
+    }
+
     async fn connection(&self) -> Result<Connection> {
         if self.over.is_cancelled() {
             return Err(closed(self.peer));
@@ -171,6 +181,7 @@ impl TcpLink {
             Driver::Here => Handle::current(),
             Driver::Apart => self.thread.handle(),
         };
+        session::wait_for_room(&socket).map_err(|e| unusable(&e))?;
         let socket = {
             let _inside = driver.enter();
             socket.into_std().and_then(TcpStream::from_std).map_err(|e| unusable(&e))?
@@ -180,10 +191,10 @@ impl TcpLink {
         if self.lane.set(lane).is_err() {
             return Err(unusable(&"the link is one already"));
         }
-        let reading = lane::read(reader, self.peer, Arc::clone(&self.routes), self.over.clone());
+        let (peer, routes, over) = (self.peer, Arc::clone(&self.routes), self.over.clone());
         // It ends with `over`, which ends with the link.
         drop(driver.spawn(async move {
-            reading.await;
+            lane::read(reader, &writing, peer, routes, over).await;
             // The other half of the socket.
             *writing.lock().await = None;
             drop(guard);
@@ -275,31 +286,40 @@ impl Connection {
     pub(crate) fn split(self) -> (Outgoing, Incoming) {
         let Self { session, over, guard } = self;
         let (reading, writing) = tokio::io::split(*session);
-        let outgoing = Outgoing { half: writing, over: over.clone(), guard: Arc::clone(&guard) };
-        (outgoing, Incoming { half: reading, over, _guard: guard })
+        let writing =
+            Arc::new(tokio::sync::Mutex::new(Writing { half: writing, within: false, ended: false }));
+        let outgoing = Outgoing { writing, over: over.clone(), guard: Arc::clone(&guard), beating: None };
+        (outgoing, Incoming { half: reading, over, alive_until: None, _guard: guard })
     }
 
-    /// The two that came of one [`Connection::split`].
-    pub(crate) fn join(outgoing: Outgoing, incoming: Incoming) -> Self {
-        let session = Box::new(incoming.half.unsplit(outgoing.half));
-        Self { session, over: outgoing.over, guard: outgoing.guard }
+    /// The two that came of one [`Connection::split`]; nothing if it was kept alive.
+    pub(crate) fn join(outgoing: Outgoing, incoming: Incoming) -> Option<Self> {
+        let Outgoing { writing, over, guard, beating: None } = outgoing else { return None };
+        let half = Arc::into_inner(writing)?.into_inner().half;
+        Some(Self { session: Box::new(incoming.half.unsplit(half)), over, guard })
     }
 }
 
 /// The writing half of a connection.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    half: WriteHalf<Session>,
+    writing: Arc<tokio::sync::Mutex<Writing>>,
     over: CancellationToken,
     guard: Arc<DropGuard>,
+    /// Shows that this end is there.
+    beating: Option<AbortOnDropHandle<()>>,
 }
 
 impl Outgoing {
     pub(crate) async fn write(&mut self, bytes: &[u8], peer: Peer) -> Result<()> {
-        let writing = async {
-            self.half.write_all(bytes).await?;
-            self.half.flush().await
-        };
+        self.unless_over(peer, async { self.writing.lock().await.write(bytes).await }).await
+    }
+
+    pub(crate) async fn finish(&mut self, peer: Peer) -> Result<()> {
+        self.unless_over(peer, async { self.writing.lock().await.finish().await }).await
+    }
+
+    async fn unless_over(&self, peer: Peer, writing: impl Future<Output = io::Result<()>>) -> Result<()> {
         tokio::select! {
             biased;
             () = self.over.cancelled() => Err(closed(peer)),
@@ -307,12 +327,48 @@ impl Outgoing {
         }
     }
 
-    pub(crate) async fn finish(&mut self, peer: Peer) -> Result<()> {
-        self.half.shutdown().await.map_err(|e| lost(peer, &e))
-    }
-
     pub(crate) fn reset(&self) {
         self.over.cancel();
+    }
+
+    pub(crate) fn keep_alive(&mut self, thread: &Thread) {
+        self.beating.get_or_insert_with(|| thread.spawn_owned(beat(Arc::clone(&self.writing))));
+    }
+}
+
+/// Shows that this end is there, for as long as it may still say something.
+async fn beat(writing: Arc<tokio::sync::Mutex<Writing>>) {
+    loop {
+        sleep(KEEP_ALIVE).await;
+        let mut writing = writing.lock().await;
+        if writing.ended || writing.write(&SIGN_OF_LIFE).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Writing {
+    half: WriteHalf<Session>,
+    /// Within a message. Whoever finds it so after the fact must not go on.
+    within: bool,
+    ended: bool,
+}
+
+impl Writing {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if std::mem::replace(&mut self.within, true) {
+            return Err(io::Error::other("a message was broken off"));
+        }
+        self.half.write_all(bytes).await?;
+        self.half.flush().await?;
+        self.within = false;
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> io::Result<()> {
+        self.ended = true;
+        self.half.shutdown().await
     }
 }
 
@@ -321,6 +377,8 @@ impl Outgoing {
 pub(crate) struct Incoming {
     half: ReadHalf<Session>,
     over: CancellationToken,
+    /// Where the other end shows that it is there: when its silence has lasted too long.
+    alive_until: Option<Instant>,
     _guard: Arc<DropGuard>,
 }
 
@@ -331,9 +389,29 @@ impl Incoming {
         let read = tokio::select! {
             biased;
             () = self.over.cancelled() => return Err(closed(peer)),
+            // First, since what came while nobody read was no silence.
             read = self.half.read_buf(&mut bytes) => read.map_err(|e| lost(peer, &e))?,
+            () = moment(self.alive_until) => {
+                self.over.cancel();
+                return Err(Error::TimedOut { who: peer.to_string() });
+            }
         };
+        if self.alive_until.is_some() {
+            self.keep_alive();
+        }
         Ok((read > 0).then(|| bytes.freeze()))
+    }
+
+    pub(crate) fn keep_alive(&mut self) {
+        self.alive_until = Some(Instant::now() + IDLE_TIMEOUT);
+    }
+}
+
+/// Never completes where there is none.
+async fn moment(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => pending().await,
     }
 }
 

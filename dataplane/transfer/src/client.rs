@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     Error, Result,
-    exchange::{End, Exchange, WINDOW_BYTES, farewell},
+    exchange::{self, End, Exchange, WINDOW_BYTES, farewell},
     joins,
     outset::{self, Outset},
     plans::{self, Reception, Start},
@@ -76,7 +76,7 @@ async fn pull_here(
     };
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
-    let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
+    let mut control = exchange::open(link, &StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let accept = match reply(link.peer(), &mut control).await? {
         Reply::Accept(accept) => accept,
         Reply::Already(_) => return Err(Error::protocol(link.peer(), "a receipt for what it should send")),
@@ -152,7 +152,7 @@ async fn push_here(
         plan: Some(plans::to_proto(&plan, Start::Anew, None)),
         reception: None,
     };
-    let mut control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
+    let mut control = exchange::open(link, &StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let wanted = Wanted { store: link.peer(), snapshot, volume, guid: target.guid };
     let accept = match reply(link.peer(), &mut control).await? {
         Reply::Accept(accept) => accept,

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Progress, Result,
+    error::in_full,
     joins::{Join, Joining, Moved, Newcomer, Purpose, accepted},
 };
 
@@ -106,7 +107,8 @@ impl<'a> Exchange<'a> {
         if !may_go_on {
             return Err(lost);
         }
-        tracing::info!(peer = %self.link.peer(), error = %lost, "a transfer lost its link and waits for another");
+        let (peer, error) = (self.link.peer(), in_full(&lost));
+        tracing::info!(%peer, error, "a transfer lost its link and waits for another");
         let cancel = self.cancel;
         let coming = async {
             match self.end {
@@ -145,7 +147,7 @@ impl<'a> Exchange<'a> {
         let link = link?;
         let chunks = link.chunks(self.transfer.0);
         let rejoin = v1::TransferRejoin { transfer: self.transfer.0.to_vec() };
-        let mut control = link.open(&StreamOpen { kind: Some(Kind::Rejoin(rejoin)) }).await?;
+        let mut control = open(&link, &StreamOpen { kind: Some(Kind::Rejoin(rejoin)) }).await?;
         accepted(&link, &mut control).await?;
         Ok(Some((link, control, chunks)))
     }
@@ -179,6 +181,13 @@ impl<'a> Exchange<'a> {
             Err(error) => Err(error.into()),
         })
     }
+}
+
+/// Opens the control stream of an exchange. The other end keeps it alive as well.
+pub(crate) async fn open(link: &Link, first: &StreamOpen) -> Result<Control> {
+    let mut control = link.open(first).await?;
+    link.keep_alive(&mut control);
+    Ok(control)
 }
 
 /// What an exchange waits for.

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     Error, Result,
     client::conclude,
-    exchange::{End, Exchange, WINDOW_BYTES},
+    exchange::{self, End, Exchange, WINDOW_BYTES},
     joins::{self, Joins, Purpose},
     receipt::unsigned,
     receiving, sending,
@@ -32,7 +32,7 @@ pub async fn send_pipe(link: &Link, pipe: OwnedFd, cancel: &CancellationToken) -
 async fn send_pipe_here(link: &Link, pipe: OwnedFd, cancel: &CancellationToken) -> Result<u64> {
     let transfer = TransferId(Uuid::new_v4().into_bytes());
     let open = TransferOpen { transfer: transfer.0.to_vec(), ..TransferOpen::default() };
-    let control = link.open(&StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
+    let control = exchange::open(link, &StreamOpen { kind: Some(Kind::Transfer(open)) }).await?;
     let (joins, joining) = joins::queue();
     let mut exchange = Exchange::new(End::Opener, transfer, (link, control), joining, cancel);
     joins::accepted(link, &mut exchange.control).await?;
@@ -100,6 +100,7 @@ async fn serve(link: Link, joins: Arc<Joins>, mut opened: Option<oneshot::Sender
         let Ok(Some(StreamOpen { kind: Some(kind) })) = control.recv.recv().await else { continue };
         match kind {
             Kind::Transfer(open) => {
+                link.keep_alive(&mut control);
                 let id = open.transfer.as_slice().try_into().map(TransferId);
                 if let (Ok(id), Some(opened)) = (id, opened.take()) {
                     let _ = opened.send((link.clone(), control, id));
@@ -110,6 +111,7 @@ async fn serve(link: Link, joins: Arc<Joins>, mut opened: Option<oneshot::Sender
                 drop(joins.bring(Purpose::Lane, &open.transfer, link.clone(), control).await);
             }
             Kind::Rejoin(open) => {
+                link.keep_alive(&mut control);
                 drop(joins.bring(Purpose::Rejoin, &open.transfer, link.clone(), control).await);
             }
             Kind::Store(_) | Kind::Tree(_) => {}

@@ -64,6 +64,9 @@ async fn connect(mut incoming: TcpStream, path: Arc<Path>) {
     };
     let forgotten = async {
         path.forgets(born).await;
+        if path.swallows() {
+            return pending().await;
+        }
         sleep(RESET_AFTER).await;
     };
     tokio::select! {
@@ -90,9 +93,11 @@ async fn pour(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, way: Way, born: u64
         while path.weather().is_silent() && path.knows(born) {
             sleep(LOOK).await;
         }
-        if !path.knows(born) {
+        match path.knows(born) {
+            true => {}
+            false if path.swallows() => continue,
             // It is reset later.
-            return pending().await;
+            false => return pending().await,
         }
         let delay = path.fate_of_piece(&mut piece[..length]);
         if !delay.is_zero() {
@@ -101,6 +106,9 @@ async fn pour(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, way: Way, born: u64
         if to.write_all(&piece[..length]).await.is_err() {
             return;
         }
+    }
+    if !path.knows(born) {
+        return pending().await;
     }
     let _ = to.shutdown().await;
 }

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     KillAdvance(Duration),
     /// The path forgets the flows that it carried.
     ForgetFlows,
+    /// The path takes what comes on the flows that it carried, and lets nothing out.
+    SwallowFlows,
     /// Nothing arrives for a while.
     Silence(Duration),
     /// From the beginning to the end.

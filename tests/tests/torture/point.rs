@@ -228,6 +228,7 @@ impl Tortured {
                 self.cloud.start_store().await?;
             }
             Fault::ForgetFlows => path.forget_flows(),
+            Fault::SwallowFlows => path.swallow_flows(),
             Fault::Silence(time) => {
                 path.set(Weather::SILENT);
                 sleep(time).await;
@@ -333,10 +334,13 @@ fn judge(plan: &Plan, struck: &Struck, path: &Relay) -> Result<()> {
         }
         // On TCP damage costs a link, and before a transfer was let in that is its end.
         (Fault::Storm(weather), _) if weather.damaged > 0 && plan.over != QUIC => {}
-        (Fault::ForgetFlows | Fault::Silence(_) | Fault::Storm(_), Some(End::Failed { kind, text, .. })) => {
+        (
+            Fault::ForgetFlows | Fault::SwallowFlows | Fault::Silence(_) | Fault::Storm(_),
+            Some(End::Failed { kind, text, .. }),
+        ) => {
             bail!("a transfer did not survive its network: {kind}: {text}");
         }
-        (Fault::ForgetFlows, Some(End::Done)) if struck.hit => {
+        (Fault::ForgetFlows | Fault::SwallowFlows, Some(End::Done)) if struck.hit => {
             let carried = match plan.way {
                 Way::Push => path.bytes_towards_target(),
                 Way::Pull => path.bytes_from_target(),

@@ -1,7 +1,7 @@
 //! Chunks over a TCP connection, one after the other, each in both directions: a record with the chunk's length and header, then
-//! its payload in full records.
+//! its payload in full records. Between two chunks there may be empty records, by which each end shows that it is there.
 
-use std::{cmp::Ordering, fmt, sync::Arc};
+use std::{cmp::Ordering, fmt, io, sync::Arc};
 
 use rustls::ExtractedSecrets;
 use tokio::{
@@ -11,6 +11,7 @@ use tokio::{
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{Mutex, oneshot},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,13 @@ use super::{
     lost,
     records::{CONTENT_BYTES, Opened, Opener, RECORD_BYTES, RecordError, Sealer, record_bytes},
 };
-use crate::{ChunkReader, Error, Peer, Result, chunks::HEAD_BYTES, framing::FrameError, routes::Routes};
+use crate::{
+    ChunkReader, Error, Peer, Result,
+    chunks::HEAD_BYTES,
+    framing::FrameError,
+    quic::{IDLE_TIMEOUT, KEEP_ALIVE},
+    routes::Routes,
+};
 
 /// Records that are made, or taken off the socket, between two calls of the kernel. They stay in the core's own cache.
 const BATCH_BYTES: usize = 16 * RECORD_BYTES;
@@ -49,23 +56,22 @@ pub(super) fn split(
     let writer =
         LaneWriter { socket: writing, sealer: Sealer::new(secrets.tx)?, batch: buffer(), within: false };
     let opener = Opener::new(secrets.rx)?;
-    let reader = LaneReader { socket: reading, opener, batch: buffer(), taken: 0, filled: 0 };
+    let alive_until = Instant::now() + IDLE_TIMEOUT;
+    let reader = LaneReader { socket: reading, opener, batch: buffer(), taken: 0, filled: 0, alive_until };
     Ok((Arc::new(Mutex::new(Some(writer))), reader))
 }
 
 impl LaneWriter {
     /// Sends one chunk. Cancelled half-way, the lane is of no use any more and says so from then on.
-    pub(super) async fn send(&mut self, header: &[u8], payload: &[u8]) -> std::io::Result<()> {
-        if std::mem::replace(&mut self.within, true) {
-            return Err(std::io::Error::other("a chunk was broken off"));
-        }
+    pub(super) async fn send(&mut self, header: &[u8], payload: &[u8]) -> io::Result<()> {
+        self.begin()?;
         if self.sealer.is_spent() {
             let closing = self.sealer.close(&mut self.batch);
             self.socket.write_all(&self.batch[..closing]).await?;
             self.socket.shutdown().await?;
-            return Err(std::io::Error::other("its keys have protected as much as they may"));
+            return Err(io::Error::other("its keys have protected as much as they may"));
         }
-        let length = u32::try_from(payload.len()).map_err(std::io::Error::other)?;
+        let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
         let head = [length.to_be_bytes().as_slice(), header].concat();
         let mut filled = self.sealer.seal(&head, &mut self.batch);
         for content in payload.chunks(CONTENT_BYTES) {
@@ -79,6 +85,32 @@ impl LaneWriter {
         self.within = false;
         Ok(())
     }
+
+    fn begin(&mut self) -> io::Result<()> {
+        let broken_off = std::mem::replace(&mut self.within, true);
+        if broken_off { Err(io::Error::other("a chunk was broken off")) } else { Ok(()) }
+    }
+
+    /// Shows that this end is there.
+    async fn beat(&mut self) -> io::Result<()> {
+        self.begin()?;
+        let filled = self.sealer.seal(&[], &mut self.batch);
+        self.socket.write_all(&self.batch[..filled]).await?;
+        self.within = false;
+        Ok(())
+    }
+}
+
+/// Shows every now and then that this end is there; completes when it cannot.
+async fn beat(writing: &Writing) {
+    loop {
+        sleep(KEEP_ALIVE).await;
+        let mut writing = writing.lock().await;
+        let Some(writer) = &mut *writing else { return };
+        if writer.beat().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// The receiving half. Whoever reads a chunk has it.
@@ -89,6 +121,8 @@ pub(super) struct LaneReader {
     /// Within the batch: records before are done, behind `filled` there is nothing yet.
     taken: usize,
     filled: usize,
+    /// When the other end's silence has lasted too long.
+    alive_until: Instant,
 }
 
 impl LaneReader {
@@ -103,11 +137,17 @@ impl LaneReader {
             }
             self.batch.copy_within(self.taken..self.filled, 0);
             self.filled -= std::mem::take(&mut self.taken);
-            let read = self.socket.read(&mut self.batch[self.filled..]).await;
-            match read.map_err(|e| lost(peer, &e))? {
+            let read = tokio::select! {
+                biased;
+                // First, since what came while nobody read was no silence.
+                read = self.socket.read(&mut self.batch[self.filled..]) => read.map_err(|e| lost(peer, &e))?,
+                () = sleep_until(self.alive_until) => return Err(Error::TimedOut { who: peer.to_string() }),
+            };
+            match read {
                 0 => return Err(Error::Lost { who: peer.to_string(), reason: "it hung up".into() }),
                 read => self.filled += read,
             }
+            self.alive_until = Instant::now() + IDLE_TIMEOUT;
         };
         let opened = self.opener.open(&self.batch[self.taken..end], out).map_err(broken)?;
         self.taken = end;
@@ -120,7 +160,13 @@ impl LaneReader {
     /// The head of the next chunk; `None` at the end.
     async fn head(&mut self, peer: Peer) -> Result<Option<Head>> {
         let mut bytes = [0; LENGTH_BYTES + MOST_HEADER_BYTES + 1];
-        let Some(length) = self.next(peer, &mut bytes).await? else { return Ok(None) };
+        let length = loop {
+            match self.next(peer, &mut bytes).await? {
+                Some(0) => {}
+                Some(length) => break length,
+                None => return Ok(None),
+            }
+        };
         if length < LENGTH_BYTES + HEAD_BYTES {
             return Err(FrameError::Cut.into());
         }
@@ -204,8 +250,15 @@ impl Drop for Arrival {
     }
 }
 
-/// Takes chunks off the lane and hands them to their transfers, until it ends.
-pub(super) async fn read(mut reader: LaneReader, peer: Peer, routes: Arc<Routes>, over: CancellationToken) {
+/// Takes chunks off the lane and hands them to their transfers, until it ends. Until then it shows over `writing` that this end is
+/// there.
+pub(super) async fn read(
+    mut reader: LaneReader,
+    writing: &Writing,
+    peer: Peer,
+    routes: Arc<Routes>,
+    over: CancellationToken,
+) {
     let reading = async {
         while let Some(Head { mut header, payload_left }) = reader.head(peer).await? {
             let rest = header.split_off(HEAD_BYTES);
@@ -233,6 +286,7 @@ pub(super) async fn read(mut reader: LaneReader, peer: Peer, routes: Arc<Routes>
     tokio::select! {
         biased;
         () = over.cancelled() => {}
+        () = beat(writing) => {}
         ended = reading => if let Err(error) = ended {
             tracing::debug!(%peer, %error, "a lane over TCP was lost");
         }

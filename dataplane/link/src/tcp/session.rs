@@ -18,10 +18,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use crate::{Error, Peer, Result, congestion::LONG_ROUND_TRIP, quic::IDLE_TIMEOUT};
+use crate::{
+    Error, Peer, Result,
+    congestion::LONG_ROUND_TRIP,
+    quic::{IDLE_TIMEOUT, KEEP_ALIVE},
+};
 
-/// Silence after which the kernel asks whether the other end is there, and between its questions.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Of the kernel, in silence, before it takes the other end for gone.
 const KEEP_ALIVE_PROBES: u32 = 2;
 /// On long paths: does not take each loss for congestion, as CUBIC does. Where the kernel does not have it, its own default
 /// stays.
@@ -94,6 +97,12 @@ fn configure(socket: &TcpStream) -> io::Result<()> {
 /// How long a packet took there and back when the session began.
 pub(super) fn round_trip(session: &Session) -> Duration {
     session.get_ref().0.round_trip
+}
+
+/// The kernel no longer takes it for a loss when the other end makes no room for long: what is on the socket from now on shows by
+/// itself that its ends are there.
+pub(super) fn wait_for_room(socket: &TcpStream) -> io::Result<()> {
+    Ok(sockopt::set_tcp_user_timeout(socket, 0)?)
 }
 
 /// A socket of which no read crosses the end of a TLS record. So whoever reads records through it never holds a byte

@@ -124,10 +124,12 @@ async fn serve_stream(node: Arc<Node>, link: Link, mut control: Control) {
             return join(&node, Purpose::Lane, &open.transfer, link, control).await;
         }
         (Kind::Rejoin(open), Role::Runner | Role::Store) => {
+            link.keep_alive(&mut control);
             return join(&node, Purpose::Rejoin, &open.transfer, link, control).await;
         }
         (Kind::Store(request), Role::Hub) => answers::answer(&node, &mut control, request).await,
         (Kind::Transfer(open), Role::Runner | Role::Store) => {
+            link.keep_alive(&mut control);
             return on_its_thread(Box::pin(
                 async move { transfers::serve(&node, &link, control, open).await },
             ))

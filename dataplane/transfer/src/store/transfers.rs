@@ -290,6 +290,8 @@ async fn prepare_outgoing<'a>(
     let plan = plans::agree(plan, source, features, &receiver)
         .or_else(|_| plans::agree(full, source, features, &receiver))
         .map_err(|source| ds_zfs::Error::NoMode { volume: grant.volume, source })?;
+    // What it began before and lost would keep `zfs send` waiting, and with it whoever changes the volume.
+    node.joins.let_go(link.peer().node, grant.snapshot);
     let joined = node.joins.open(transfer, link.peer(), grant.snapshot)?;
     let outset = Outset::send(&node.volumes, plan, &receiver, transfer).await?;
     Ok(Outgoing { transfer, joined, outset })

@@ -181,6 +181,7 @@ async fn transfer(
     grant: &TreeGrant,
     wanted: TreeMove,
 ) -> Result<u64> {
+    link.keep_alive(&mut control);
     let _active = Active::new();
     let peer = link.peer();
     let read = || {
@@ -285,6 +286,8 @@ async fn outgoing(
     let prepared = async {
         let pace = pace?;
         let estimate = tree.estimate(&stream.path, &stream.step, stream.mode).await?;
+        // Its opener will not come back to an earlier one.
+        node.joins.let_go(link.peer().node, stream.stand_in());
         let joined = node.joins.open(stream.transfer, link.peer(), stream.stand_in())?;
         Ok((pace, estimate, joined, tree.send(&stream.path, &stream.step, stream.mode).await?))
     };

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Error, Progress, Result,
     client::conclude,
-    exchange::{End, Exchange, WINDOW_BYTES},
+    exchange::{self, End, Exchange, WINDOW_BYTES},
     joins,
     receipt::unsigned,
     receiving, sending,
@@ -111,7 +111,7 @@ async fn open_push(
         ..TreeMove::default()
     };
     let link = far.link().await?;
-    let mut control = link.open(&far.opening(Request::Move(wanted))).await?;
+    let mut control = exchange::open(&link, &far.opening(Request::Move(wanted))).await?;
     let window_bytes = accepted(&link, &mut control).await?.window_bytes.min(WINDOW_BYTES);
     Ok(Receiver { number, link, control, transfer, window_bytes })
 }
@@ -210,7 +210,7 @@ pub(super) async fn pull(
     let link = far.link().await?;
     // Before the other end may send any.
     let chunks = link.chunks(transfer.0);
-    let mut control = link.open(&far.opening(Request::Move(wanted))).await?;
+    let mut control = exchange::open(&link, &far.opening(Request::Move(wanted))).await?;
     let accept = accepted(&link, &mut control).await?;
     let (joins, joining) = joins::queue();
     let mut exchange = Exchange::new(End::Opener, transfer, (&link, control), joining, means.cancel);

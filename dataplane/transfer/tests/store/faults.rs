@@ -4,7 +4,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use ds_link::{Control, Link};
+use ds_link::{Control, Link, Transport, Transports};
 use ds_proto::v1::{
     Abort, AbortCode, Direction, Fin, Plan, StreamOpen, TransferControl, TransferOpen, TransferReply,
     stream_open::Kind, transfer_control::Message, transfer_reply::Reply,
@@ -12,6 +12,7 @@ use ds_proto::v1::{
 use ds_transfer::{Error, ErrorKind, Progress};
 use ds_wire::{ChunkHeader, Digest, Digester, Form, TransferId};
 use ds_zfs::SnapshotGuid;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -103,6 +104,39 @@ async fn a_client_that_vanishes_leaves_nothing_on_the_pool() {
     }
     nothing_remains_on_the_pool(&world, what).await;
     push_until_not_busy(&world, &runner, what).await.unwrap();
+}
+
+/// Its sender would wait for a minute for whoever comes back, and what waits for its `zfs send` as long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_begun_anew_ends_the_one_that_was_lost() {
+    let world = World::start().await;
+    let author = world.runner().await;
+    let first = author.shared_volume(&world).await;
+    let (what, guid) = author.work(first, &[("data", &noise(96 * MIB))]).await;
+    world.push(&author, what).await.unwrap();
+    let mut reader = world.runner().await;
+    reader.endpoint = reader.endpoint.over(Transports::Only(Transport::Tcp));
+
+    let ticket = world.signer.sign(&world.ticket(&reader, Direction::Pull, what));
+    let (link, begun, never) =
+        (reader.link(&world).await, CancellationToken::new(), CancellationToken::new());
+    let begins = begun.clone();
+    let note = move |_| begins.cancel();
+    tokio::select! {
+        pulled = ds_transfer::pull(&link, &reader.volumes, ticket, what.volume, what.snapshot, note, &never) => {
+            panic!("it should have been dropped: {pulled:?}")
+        }
+        () = begun.cancelled() => {}
+    }
+    drop(link);
+    let receipt = loop {
+        match world.pull(&reader, what).await {
+            Err(error) if error.kind() == ErrorKind::Busy => tokio::task::yield_now().await,
+            result => break result.unwrap(),
+        }
+    };
+    assert_eq!(SnapshotGuid(receipt.guid), guid);
+    timeout(Duration::from_secs(30), no_zfs_process_is_left()).await.expect("the lost one has ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,7 +58,16 @@ impl Volumes {
         if let Place::Branch(volume, _) = to {
             super::create_filesystem(&self.inner.layout.branches(volume), &["-p"]).await?;
         }
-        zfs_patiently(&["rename", from, &self.name(to)]).await.map(drop)
+        self.rename(from, &self.name(to)).await
+    }
+
+    /// `zfs rename`, where it is success that it was done already: a try that was said to be busy may have been carried out all the
+    /// same, and then the next one finds nothing to rename.
+    async fn rename(&self, from: &str, to: &str) -> Result<()> {
+        match zfs_patiently(&["rename", from, to]).await {
+            Err(Error::NotFound(_)) if self.exists(to).await? && !self.exists(from).await? => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// Destroys a branch's snapshot, its reading clone, and the branch if that was all it had; also what an edit or a receive
@@ -129,5 +138,31 @@ impl Volumes {
             },
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::pool;
+
+    #[tokio::test]
+    async fn a_rename_that_was_carried_out_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("dstest-{}", Uuid::new_v4().simple());
+        pool::create_file_pool(&name, &folder.path().join("pool"), 64 << 20).await.unwrap();
+        let volumes = Volumes::open(&name, &folder.path().join("mnt")).await.unwrap();
+        let [from, to, nothing] = ["v/from", "v/to", "v/nothing"].map(|last| format!("{name}/{last}"));
+        super::super::create_filesystem(&from, &[]).await.unwrap();
+        volumes.rename(&from, &to).await.unwrap();
+        volumes.rename(&from, &to).await.unwrap();
+        let missing = volumes.rename(&from, &nothing).await;
+        super::super::create_filesystem(&from, &[]).await.unwrap();
+        let taken = volumes.rename(&from, &to).await;
+        pool::destroy_pool(&name).await.unwrap();
+        assert!(matches!(missing, Err(Error::NotFound(_))), "{missing:?}");
+        assert!(matches!(taken, Err(Error::Exists(_))), "{taken:?}");
     }
 }
