@@ -1,6 +1,7 @@
 use std::{io, path::PathBuf};
 
 use quinn::ConnectionError;
+use rustls::AlertDescription;
 
 use crate::framing::FrameError;
 
@@ -123,6 +124,9 @@ impl Error {
         let (who, reason) = (who.to_string(), error.to_string());
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match (tls, error.kind()) {
+            (Some(rustls::Error::AlertReceived(alert)), _) if tells_of_damage(*alert) => {
+                Self::Lost { who, reason }
+            }
             (Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)), _) => {
                 Self::Refused { who, reason }
             }
@@ -161,7 +165,26 @@ impl Error {
     }
 }
 
+/// Whether the other end says that it cannot read what arrives, and not that it does not want us: bytes were damaged on their way.
+fn tells_of_damage(alert: AlertDescription) -> bool {
+    use AlertDescription::{BadRecordMac, DecodeError, RecordOverflow, UnexpectedMessage};
+    matches!(alert, BadRecordMac | DecodeError | RecordOverflow | UnexpectedMessage)
+}
+
 /// QUIC carries TLS alerts as the codes 0x100 to 0x1ff (RFC 9001, 4.8).
 fn is_crypto(code: quinn::TransportErrorCode) -> bool {
     (0x100..0x200).contains(&u64::from(code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_on_the_way_is_no_refusal() {
+        let alerted = |alert| Error::tcp("them", &io::Error::other(rustls::Error::AlertReceived(alert)));
+        assert!(alerted(AlertDescription::BadRecordMac).is_lost());
+        assert!(matches!(alerted(AlertDescription::UnknownCA), Error::Refused { .. }));
+        assert!(matches!(alerted(AlertDescription::CertificateExpired), Error::Refused { .. }));
+    }
 }
