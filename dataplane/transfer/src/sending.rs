@@ -4,7 +4,7 @@ use std::{collections::HashMap, os::fd::OwnedFd, time};
 
 use bytes::Bytes;
 use ds_blockio::BlockReader;
-use ds_link::{Control, LONG_ROUND_TRIP, Link};
+use ds_link::{Control, LONG_ROUND_TRIP, Link, Transport};
 use ds_proto::v1::{Holding, SignedReceipt, transfer_control::Message};
 use ds_wire::{CHUNK_BYTES, Chunk, Digest, Fin, Form, Lane, Sender};
 use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -51,7 +51,8 @@ pub(crate) async fn send_from(
     window_bytes: u64,
 ) -> Result<Sent> {
     let reader = BlockReader::new(pipe, CHUNK_BYTES).map_err(Error::Pipe)?;
-    let is_long = exchange.link.round_trip() >= LONG_ROUND_TRIP;
+    let is_long =
+        exchange.link.transport() == Transport::Quic && exchange.link.round_trip() >= LONG_ROUND_TRIP;
     let used = if is_long { window_bytes } else { window_bytes.min(NEAR_WINDOW_BYTES) };
     let mut sending = Sending::new(Sender::new(exchange.transfer, used)?, reader);
     sending.add_lane(exchange.link.clone());
@@ -179,6 +180,9 @@ impl Sending {
         let arrived = self.sender.acknowledged().bytes;
         let step = self.trial.step(time::Instant::now(), arrived, exchange.moved.carried_by_each());
         let Some(decision) = step else { return };
+        if decision.keeps == Transport::Tcp {
+            self.sender.narrow(NEAR_WINDOW_BYTES);
+        }
         tracing::info!(
             peer = %exchange.link.peer(),
             quic_bytes_per_s = decision.quic.round(),

@@ -65,7 +65,13 @@ impl Sender {
 
     /// How many more bytes [`Sender::push`] takes before something is acknowledged.
     pub fn room(&self) -> u64 {
-        self.window_bytes - (self.cut_bytes + self.partial.len() as u64 - self.acked.bytes)
+        let unacknowledged = self.cut_bytes + self.partial.len() as u64 - self.acked.bytes;
+        self.window_bytes.saturating_sub(unacknowledged)
+    }
+
+    /// Uses no more of the receiver's window than this from now on. What is beyond it already stays.
+    pub fn narrow(&mut self, window_bytes: u64) {
+        self.window_bytes = self.window_bytes.min(window_bytes.max(self.chunk_bytes));
     }
 
     /// Takes as much from the front of `bytes` as there is [`room`](Sender::room) for, and leaves the rest.
@@ -306,6 +312,19 @@ mod tests {
         let rest: Vec<_> =
             std::iter::from_fn(|| sender.next_chunk(Lane(1))).map(|c| c.header().index).collect();
         assert_eq!(rest, [0, 3], "the last was never sent");
+    }
+
+    #[test]
+    fn a_narrower_window_waits_until_what_is_beyond_it_is_acknowledged() {
+        let mut sender = sender(12);
+        sender.push(&mut Bytes::from_static(b"aaaabbbbcccc"));
+        while sender.next_chunk(Lane(0)).is_some() {}
+        sender.narrow(8);
+        assert_eq!(sender.room(), 0);
+        sender.acknowledge(Ack { chunks: 1, bytes: 4 }).unwrap();
+        assert_eq!(sender.room(), 0);
+        sender.acknowledge(Ack { chunks: 2, bytes: 8 }).unwrap();
+        assert_eq!(sender.room(), 4);
     }
 
     #[test]

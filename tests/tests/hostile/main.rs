@@ -57,7 +57,7 @@ async fn senders_that_break_the_rules_are_cut_off() -> Result<()> {
         misplaced.refused_as(&[AbortCode::Corrupt], "a chunk at another's place").await?;
 
         let mut huge = attacker.push(&cloud).await?;
-        huge.control.send.send_bytes(Bytes::from_static(&[0xff; 4])).await?;
+        huge.control.send.send_bytes(Bytes::from_static(&[0xff, 0xff, 0xff, 0xfe])).await?;
         huge.refused_as(&[AbortCode::Corrupt], "a message of 4 GiB").await
     };
     let seen = honest::beside(&cloud, attack).await?;
