@@ -354,7 +354,7 @@ impl Sending {
             }
             Message::Spooled(spooled) => {
                 let (digests, _) = spooled.digests.as_chunks();
-                let digests = (spooled.first..).zip(digests.iter().map(|digest| Digest(*digest)));
+                let digests = (spooled.first..=u64::MAX).zip(digests.iter().map(|digest| Digest(*digest)));
                 let room = MOST_SPOOLED.saturating_sub(self.spooled.len());
                 self.spooled.extend(digests.take(room));
                 Ok(())

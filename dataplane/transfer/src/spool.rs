@@ -7,7 +7,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
 };
@@ -32,9 +32,10 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// In the file at `path`, with what is in it.
+    /// In the file at `path`, with what is in it. Nobody else may read it: it holds what the dataset holds.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
         Ok(Self { file: Arc::new(file), backlog: Arc::new(Semaphore::new(BACKLOG)) })
     }
 

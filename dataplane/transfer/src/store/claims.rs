@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
@@ -41,7 +42,8 @@ impl Claims {
             .take(snapshot, file)
             .ok_or_else(|| Error::Busy(format!("snapshot {snapshot} is already under way to this store")))?;
         // What an earlier attempt left in it may be of use.
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&claim.file);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&claim.file);
         file.and_then(|file| file.set_modified(SystemTime::now())).map_err(failed("write", &claim.file))?;
         Ok(claim)
     }

@@ -41,6 +41,8 @@ impl Path {
     /// With so many bytes a second towards the store.
     pub(crate) async fn slow_to(store: SocketAddr, bytes_per_second: u64) -> Self {
         let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+        // A queue such as a router has, not one that a single burst fills.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&*socket, 2 << 20).unwrap();
         let address = socket.local_addr().unwrap();
         let (flows, passed) = (Arc::default(), Arc::default());
         let line = Line { bytes_per_second, passed: Arc::clone(&passed), free_at: Instant::now() };
