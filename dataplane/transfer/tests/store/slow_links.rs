@@ -9,7 +9,6 @@ use crate::{
 };
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "compares rates over a line emulated in user space: by hand, on a quiet machine"]
 async fn what_shrinks_is_compressed_where_the_line_is_slow() {
     let world = World::start().await;
     let runner = world.runner().await;
